@@ -1,0 +1,163 @@
+"""Time the exact decoder against the plain way, in turns within one run.
+
+The plain way is what most projects do: ``cv2.resize`` of every class to frame size, then ``np.argmax``.
+Both start from the same low-resolution logits and end with a uint8 mask at frame size. A round times
+each of them once on the same logits, so that a busy machine slows both; the ratio is the median over
+rounds of plain divided by exact.
+
+Logits come from label maps: one-hot at a finer size, blurred and shrunk as a network's coarse output is,
+plus noise. Give real ones with ``--masks``; without it, maps of random regions are drawn. ``noise`` rows
+are the worst case, independent random logits in which no cell agrees.
+
+Example:
+    python benchmarks/decode.py --masks data/camvid/val/masks --json decode.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.decode import Decoder
+
+SHAPES = [  # classes, logits, frame
+    (19, (64, 128), (512, 1024)),
+    (11, (45, 60), (360, 480)),
+    (11, (45, 60), (720, 1280)),
+]
+LOGIT_SCALE = 10.0
+LOGIT_NOISE = 0.3
+
+
+def plain(logits_chw: NDArray[np.float32], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """``cv2.resize`` per class, then ``np.argmax``."""
+    full = [cv2.resize(c, size_hw[::-1], interpolation=cv2.INTER_LINEAR) for c in logits_chw]
+    return np.stack(full).argmax(axis=0).astype(np.uint8)
+
+
+def drawn_labels(rng: np.random.Generator, classes: int) -> NDArray[np.uint8]:
+    """A label map of random regions, uint8 [360, 480]: nearest of 25 seeds, each with a class."""
+    seeds = rng.uniform(0, 1, (25, 2)) * (360, 480)
+    y, x = np.mgrid[0:360, 0:480]
+    nearest = np.argmin([(y - sy) ** 2 + (x - sx) ** 2 for sy, sx in seeds], axis=0)
+    return rng.integers(0, classes, 25).astype(np.uint8)[nearest]
+
+
+def logits_of(
+    labels_hw: NDArray[np.uint8], classes: int, logits_hw: tuple[int, int], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Logits as a network would put out for these labels, float32 [C, h, w]."""
+    height, width = logits_hw
+    fine = cv2.resize(labels_hw, (width * 4, height * 4), interpolation=cv2.INTER_NEAREST) % classes
+    soft = [cv2.GaussianBlur((fine == c).astype(np.float32), (0, 0), 3.0) for c in range(classes)]
+    low = np.stack([cv2.resize(c, (width, height), interpolation=cv2.INTER_AREA) for c in soft])
+    return (LOGIT_SCALE * low + LOGIT_NOISE * rng.standard_normal(low.shape)).astype(np.float32)
+
+
+def agreeing_share(logits_chw: NDArray[np.float32]) -> float:
+    """Share of low-resolution cells whose four corners have the same winner."""
+    low = logits_chw.argmax(axis=0)
+    same = (low[1:, 1:] == low[:-1, :-1]) & (low[1:, :-1] == low[:-1, :-1]) & (low[:-1, 1:] == low[:-1, :-1])
+    return float(same.mean())
+
+
+def measure(items: list[NDArray[np.float32]], size_hw: tuple[int, int], rounds: int) -> dict[str, Any]:
+    """Times in milliseconds, their ratio, and how many pixels differ, over ``rounds`` rounds."""
+    decoder = Decoder(items[0].shape[1:], size_hw, len(items[0]))
+    exact_ms, plain_ms, differing = [], [], []
+    for turn in range(-2, rounds):
+        logits_chw = items[turn % len(items)]
+        start = time.perf_counter()
+        mask, _ = decoder(logits_chw)
+        middle = time.perf_counter()
+        expected = plain(logits_chw, size_hw)
+        end = time.perf_counter()
+        if turn >= 0:  # the first two warm up
+            exact_ms.append(1e3 * (middle - start))
+            plain_ms.append(1e3 * (end - middle))
+            differing.append(int((mask != expected).sum()))
+    return {
+        "agreeing_cells": float(np.median([agreeing_share(item) for item in items])),
+        "rounds": rounds,
+        "exact_ms_p50": float(np.median(exact_ms)),
+        "exact_ms_p90": float(np.percentile(exact_ms, 90)),
+        "plain_ms_p50": float(np.median(plain_ms)),
+        "plain_ms_p90": float(np.percentile(plain_ms, 90)),
+        "ratio_p50": float(np.median(np.divide(plain_ms, exact_ms))),
+        "differing_pixels_per_frame": float(np.mean(differing)),
+    }
+
+
+def conditions() -> dict[str, Any]:
+    """What the numbers depend on."""
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "cpu_count": os.cpu_count(),
+        "cv2_threads": cv2.getNumThreads(),
+        "load_average_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "cv2": cv2.__version__,
+        "platform": platform.platform(),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--masks", type=Path, help="folder of label maps, PNG (default: drawn maps)")
+    parser.add_argument("--maps", type=int, default=8, help="how many maps to use (default: 8)")
+    parser.add_argument("--rounds", type=int, default=60, help="rounds per row (default: 60)")
+    parser.add_argument("--threads", type=int, help="OpenCV threads (default: OpenCV's own choice)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers and conditions here")
+    args = parser.parse_args()
+    if args.threads is not None:
+        cv2.setNumThreads(args.threads)
+    paths = sorted(args.masks.glob("*.png")) if args.masks else []
+    if args.masks and not paths:
+        parser.error(f"no PNG files in {args.masks}")
+    rng = np.random.default_rng(0)
+
+    print("classes  logits    frame      logits from  agree  exact ms  plain ms  ratio  differing px")
+    rows = []
+    for classes, logits_hw, size_hw in SHAPES:
+        picked = paths[:: max(1, len(paths) // args.maps)][: args.maps]
+        labels = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in picked]
+        labels = labels or [drawn_labels(rng, classes) for _ in range(args.maps)]
+        scenes = {
+            "label maps": [logits_of(label, classes, logits_hw, rng) for label in labels],
+            "noise": [rng.standard_normal((classes, *logits_hw)).astype(np.float32) for _ in range(2)],
+        }
+        for kind, items in scenes.items():
+            row = {"classes": classes, "logits_hw": logits_hw, "size_hw": size_hw, "logits_from": kind}
+            row.update(measure(items, size_hw, args.rounds))
+            rows.append(row)
+            print(
+                f"{classes:7d}  {'x'.join(map(str, logits_hw)):8s}  {'x'.join(map(str, size_hw)):9s}"
+                f"  {kind:11s}  {row['agreeing_cells']:5.2f}  {row['exact_ms_p50']:8.2f}"
+                f"  {row['plain_ms_p50']:8.2f}  {row['ratio_p50']:5.1f}  {row['differing_pixels_per_frame']:12.2f}"
+            )
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({"conditions": conditions(), "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

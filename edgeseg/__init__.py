@@ -1,0 +1,37 @@
+"""edgeseg: semantic segmentation from a data set to a robot. This package is the runtime.
+
+    segmenter = edgeseg.load("model.onnx")
+    result = segmenter(frame_bgr)          # result.mask: uint8 [H, W], at the frame's own size
+
+Importing it loads numpy and nothing heavier.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgeseg.card import ModelCard
+from edgeseg.errors import EdgesegError
+from edgeseg.frame import Frame, State
+from edgeseg.io import open_source
+from edgeseg.segmenter import Segmentation, Segmenter, load
+
+__all__ = [
+    "EdgesegError",
+    "Frame",
+    "ModelCard",
+    "Segmentation",
+    "Segmenter",
+    "State",
+    "load",
+    "open_source",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # importlib.metadata takes longer to import than everything else here together.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("edgeseg")
+    raise AttributeError(f"module 'edgeseg' has no attribute '{name}'")

@@ -1,0 +1,131 @@
+"""The one seam to inference engines: a small protocol, and a table of who implements it.
+
+An engine is chosen by file suffix and by what is installed, or passed as an object
+(``Segmenter(backend=mine)``). Nothing is imported before it is chosen.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.card import ModelCard
+from edgeseg.errors import BackendError, ModelError, UsageError, nearest
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype and shape of an input or output; None stands for an axis of any length."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+class Backend(Protocol):
+    """An opened model in some engine.
+
+    Attributes:
+        name: of the engine, as ``--backend`` takes it.
+        device: what it runs on, such as "CPU".
+        version: of the engine.
+        inputs, outputs: in the model's order.
+    """
+
+    name: str
+    device: str
+    version: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Run once. Arrays by input name in, arrays by output name out.
+
+        The outputs are valid until the next call. Not re-entrant: one thread at a time.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engine. Closing twice is allowed; inferring afterwards is a BackendError."""
+        ...
+
+
+BACKENDS: Mapping[str, str] = {
+    "openvino": "edgeseg.backends.openvino:OpenVinoBackend",
+    "onnxruntime": "edgeseg.backends.onnxruntime:OnnxRuntimeBackend",
+}
+"""Engines for ONNX files by name, in the order in which ``auto`` prefers them."""
+
+_IMPORT_NAMES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+
+
+def installed_backends() -> tuple[str, ...]:
+    """Names of the engines whose package is installed, the preferred one first."""
+    return tuple(n for n in BACKENDS if importlib.util.find_spec(_IMPORT_NAMES[n]) is not None)
+
+
+def choose_backend(name: str) -> str:
+    """The engine that ``name`` ("auto" or one of ``BACKENDS``) means on this machine.
+
+    Raises:
+        UsageError: no such engine; suggests the nearest.
+        BackendError: it, or for "auto" every one, is not installed.
+    """
+    if name != "auto" and name not in BACKENDS:
+        raise UsageError(f"There is no backend '{name}'", nearest(name, ["auto", *BACKENDS]))
+    installed = installed_backends()
+    wanted = installed[:1] if name == "auto" else [n for n in installed if n == name]
+    if not wanted:
+        what = "No inference engine is" if name == "auto" else f"The backend '{name}' is not"
+        raise BackendError(f"{what} installed", "pip install 'edgeseg[cpu]'")
+    return wanted[0]
+
+
+def open_backend(path: Path, card: ModelCard, name: str = "auto", *, threads: int | None = None) -> Backend:
+    """Open an ONNX file in an engine.
+
+    Args:
+        path: the ONNX file.
+        card: gives the input size where the file leaves it open.
+        name: "auto" or one of ``BACKENDS``.
+        threads: threads for one inference; None leaves it to the engine.
+
+    Raises:
+        UsageError, BackendError: see ``choose_backend``; or the engine refuses the model.
+    """
+    module, _, attribute = BACKENDS[choose_backend(name)].partition(":")
+    backend_type = getattr(importlib.import_module(module), attribute)
+    return cast(Backend, backend_type(path, card, threads=threads))
+
+
+def network_input_shape(card: ModelCard) -> tuple[int, int, int, int]:
+    """[1, H, W, 3] or [1, 3, H, W], as the card's layout says."""
+    height, width = card.input_size_hw
+    return (1, height, width, 3) if card.input_layout == "nhwc" else (1, 3, height, width)
+
+
+def check_input(spec: TensorSpec, card: ModelCard, model: str) -> None:
+    """Refuse a model whose input is not what the card says.
+
+    Raises:
+        ModelError: dtype or shape differ.
+    """
+    wanted = network_input_shape(card)
+    fits = len(spec.shape) == 4 and all(a is None or a == b for a, b in zip(spec.shape, wanted))
+    if not fits or spec.dtype != np.dtype(card.input_dtype):
+        shape = list(spec.shape)
+        raise ModelError(
+            f"The input '{spec.name}' of {model} is {spec.dtype} {shape}, "
+            f"the card says {card.input_dtype} {list(wanted)}",
+            "correct --imgsz, --card or the flags, or export the model again at that size",
+        )

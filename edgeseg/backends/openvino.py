@@ -1,0 +1,78 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.backends import TensorSpec, check_input, network_input_shape
+from edgeseg.card import ModelCard
+from edgeseg.errors import BackendError, MissingDependencyError
+
+
+class OpenVinoBackend:
+    """A model compiled by OpenVINO for the CPU. See ``edgeseg.backends.Backend``."""
+
+    name = "openvino"
+    device = "CPU"
+
+    def __init__(self, path: Path, card: ModelCard, *, threads: int | None = None) -> None:
+        try:
+            import openvino as ov
+        except ImportError as error:
+            raise MissingDependencyError.for_extra("openvino", "cpu", "This backend") from error
+        self.version = str(ov.__version__).split("-")[0]
+        config: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # OpenVINO would choose bfloat16 by itself where the CPU has it: the file says the precision.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        try:
+            core = ov.Core()
+            model = core.read_model(str(path))
+            check_input(_spec(model.inputs[0]), card, str(path))
+            if model.inputs[0].partial_shape.is_dynamic:
+                model.reshape({model.inputs[0]: list(network_input_shape(card))})
+            self._compiled: Any = core.compile_model(model, "CPU", config)
+            self._request: Any = self._compiled.create_infer_request()
+        except RuntimeError as error:
+            raise BackendError(
+                f"OpenVINO {self.version} refuses {path} ({_last_line(error)})",
+                "export the model again, or try --backend onnxruntime",
+            ) from error
+        self.inputs = tuple(_spec(t) for t in self._compiled.inputs)
+        self.outputs = tuple(_spec(t) for t in self._compiled.outputs)
+
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Run once; see ``Backend.infer``."""
+        if self._request is None:
+            raise BackendError("The OpenVINO model is closed", "load the model again")
+        try:
+            # Inputs and outputs are shared, not copied: the feed outlives the call, and the outputs are
+            # the caller's until the next one.
+            self._request.infer(dict(feed), share_inputs=True, share_outputs=True)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise BackendError(
+                f"OpenVINO failed ({_last_line(error)})", "check the frame and the model with 'edgeseg info'"
+            ) from error
+        return {spec.name: self._request.get_output_tensor(i).data for i, spec in enumerate(self.outputs)}
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        self._request = self._compiled = None
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple(d.get_length() if d.is_static else None for d in port.partial_shape)
+    return TensorSpec(port.any_name, np.dtype(port.element_type.to_dtype()), shape)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1][:200]

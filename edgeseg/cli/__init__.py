@@ -1,0 +1,85 @@
+"""The command line: a table of commands, one module each, imported when it is called for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from edgeseg.errors import EdgesegError, MissingDependencyError, UsageError, nearest
+
+COMMANDS = {
+    "run": "segment a camera, video, folder or the synthetic street",
+    "train": "train a network on a data set",
+    "eval": "score a model on a data set",
+    "export": "turn a checkpoint into a model file",
+    "info": "show what a model file says about itself",
+    "doctor": "show what of this machine edgeseg can use, and what is missing",
+}
+"""Name and one line of help; each lives in ``edgeseg.cli.NAME`` with ``add_arguments`` and ``main``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code: 0 done, 1 done in part or failed a check, 2 not done."""
+    # The decoders' own chatter would bury the one line that says what is wrong.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_help())
+            return 0
+        if argv[0] == "--version":
+            from importlib.metadata import version
+
+            print(version("edgeseg"))
+            return 0
+        if argv[0] not in COMMANDS:
+            raise UsageError(f"There is no command '{argv[0]}'", nearest(argv[0], COMMANDS))
+        module = importlib.import_module(f"edgeseg.cli.{argv[0]}")
+        code: int = module.main(parser_of(argv[0]).parse_args(argv[1:]))
+        return code
+    except EdgesegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (edgeseg info ... | head): nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The argument parser of one command."""
+    parser = _Parser(prog=f"edgeseg {command}", description=COMMANDS[command].capitalize() + ".")
+    importlib.import_module(f"edgeseg.cli.{command}").add_arguments(parser)
+    return parser
+
+
+def import_tool(module: str, extra: str, command: str) -> ModuleType:
+    """Import a part outside the runtime, by name because the runtime must not depend on it.
+
+    Raises:
+        MissingDependencyError: a package it needs is not installed; names the extra that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = (error.name or "a package").partition(".")[0]
+        raise MissingDependencyError.for_extra(package, extra, f"`edgeseg {command}`") from error
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(message, f"see '{self.prog} --help'")
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["usage: edgeseg COMMAND [options]", "", "Semantic segmentation from a data set to a robot.", ""]
+    lines += [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join([*lines, "", "'edgeseg COMMAND --help' lists the options of one; --version prints the version."])

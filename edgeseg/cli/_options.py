@@ -1,0 +1,78 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeseg.errors import UsageError
+from edgeseg.foreign import ModelFacts
+
+if TYPE_CHECKING:
+    from edgeseg.segmenter import Segmenter
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that choose a model, its engine, and the facts a foreign file lacks."""
+    parser.add_argument("--model", metavar="FILE", help="model file or bundled name (default: the bundled model)")
+    parser.add_argument("--backend", default="auto", metavar="NAME", help="auto, openvino or onnxruntime")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads for one inference")
+    parser.add_argument("--imgsz", type=positive, nargs=2, metavar=("H", "W"), help="input height and width")
+    facts = parser.add_argument_group("models without a card (not exported by edgeseg)")
+    facts.add_argument("--card", metavar="FILE.json", help="a model card")
+    facts.add_argument("--classes", metavar="NAMES", help="class names by id: a,b,c or a file with one a line")
+    facts.add_argument("--mean", type=float, nargs="+", metavar="X", help="of pixels in 0..1, in --color-order")
+    facts.add_argument("--std", type=float, nargs="+", metavar="X", help="of pixels in 0..1, in --color-order")
+    facts.add_argument("--color-order", choices=("rgb", "bgr"), help="channel order of the input")
+    facts.add_argument("--output", metavar="NAME", help="output that holds the classes, if there are several")
+
+
+def segmenter_from_args(args: argparse.Namespace) -> Segmenter:
+    """Open the model that the flags name.
+
+    Raises:
+        EdgesegError: see ``edgeseg.segmenter.load``.
+    """
+    from edgeseg.segmenter import load
+
+    facts = ModelFacts(
+        classes=None if args.classes is None else _classes(args.classes),
+        mean=_triple(args.mean, "--mean"),
+        std=_triple(args.std, "--std"),
+        color_order=args.color_order,
+        imgsz=None if args.imgsz is None else (args.imgsz[0], args.imgsz[1]),
+        output=args.output,
+    )
+    return load(args.model, args.backend, card=args.card, facts=facts, threads=args.threads)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0..1")
+    return value
+
+
+def _triple(values: list[float] | None, flag: str) -> list[float] | None:
+    if values is not None and len(values) not in (1, 3):
+        raise UsageError(f"{flag} has {len(values)} values", "give three, or one for all channels")
+    return values
+
+
+def _classes(text: str) -> tuple[str, ...]:
+    if Path(text).is_file():
+        text = ",".join(Path(text).read_text(encoding="utf-8").splitlines())
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise UsageError("--classes names no class", "give names by id: road,car,...")
+    return names

@@ -1,0 +1,137 @@
+"""``edgeseg run``: segment a source and show, save or measure the results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from edgeseg.cli._options import add_model_arguments, positive, segmenter_from_args, share
+from edgeseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeseg.io.sinks import Sink
+    from edgeseg.io.sources import Source
+    from edgeseg.pipeline import Report
+    from edgeseg.segmenter import Segmentation, Segmenter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument(
+        "--source",
+        metavar="SRC",
+        help="camera number, /dev/videoN, video, image, folder, quoted glob, .txt list, or synthetic://street",
+    )
+    parser.add_argument("--camera", type=int, metavar="N", help="short for --source N")
+    add_model_arguments(parser)
+    parser.add_argument("--headless", action="store_true", help="open no window")
+    parser.add_argument("--save", metavar="OUT.mp4", help="write the overlay as a video (.mp4, .mkv, .avi)")
+    parser.add_argument("--save-masks", metavar="DIR", help="write class maps as PNGs, pixel = class id")
+    parser.add_argument("--stats", metavar="OUT.json", help="write frames, rate and latencies")
+    parser.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
+    parser.add_argument("--alpha", type=share, default=0.5, metavar="X", help="share of the class colours (0.5)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run until the source ends, --max-frames, q in the window, or Ctrl-C: 0; 1 when it broke off half-way."""
+    if (args.source is None) == (args.camera is None):
+        raise UsageError("No source is given" if args.source is None else "Both --source and --camera are given",
+                         "give one of --source SRC and --camera N")  # fmt: skip
+    from tqdm import tqdm
+
+    from edgeseg.files import write_text
+    from edgeseg.io.sources import open_source
+    from edgeseg.pipeline import run, stopped_by_signals
+
+    stop = threading.Event()
+    with stopped_by_signals(stop):
+        # The source first: a misspelt path must not wait for an engine to load.
+        source = open_source(args.source if args.source is not None else args.camera)
+        with source, segmenter_from_args(args) as segmenter:
+            total = _total(source, args.max_frames)
+            sinks = _sinks(args, source)
+            with tqdm(total=total, unit="frame", desc=source.name[-40:], disable=None if source.live else False) as bar:
+
+                def shown(result: Segmentation, report: Report) -> None:
+                    bar.set_postfix(
+                        latency_ms=f"{report.times.median_ms('end_to_end'):.1f}",
+                        dropped=report.dropped,
+                        refresh=False,
+                    )
+                    bar.update()
+                    if any(getattr(sink, "closed", False) for sink in sinks):
+                        stop.set()
+
+                report = run(source, segmenter, sinks, max_frames=args.max_frames, stop=stop, on_result=shown)
+            if args.stats:
+                write_text(args.stats, json.dumps(_stats(report, segmenter, source), indent=2) + "\n")
+    _summarise(args, report)
+    if report.error is not None:
+        print(f"error: {report.error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _sinks(args: argparse.Namespace, source: Source) -> list[Sink]:
+    from edgeseg.io.sinks import MaskSink, VideoSink, WindowSink, display_available
+
+    sinks: list[Sink] = []
+    if args.save:
+        sinks.append(VideoSink(args.save, source.rate_hz or 30.0, args.alpha))
+    if args.save_masks:
+        sinks.append(MaskSink(args.save_masks))
+    if not args.headless and display_available():
+        sinks.append(WindowSink(alpha=args.alpha))
+    elif not args.headless and not sinks and not args.stats:
+        print("note: there is no display; add --save OUT.mp4 to see the result", file=sys.stderr)
+    return sinks
+
+
+def _total(source: Source, max_frames: int | None) -> int | None:
+    known = [n for n in (source.frame_count, max_frames) if n is not None]
+    return min(known) if known else None
+
+
+def _stats(report: Report, segmenter: Segmenter, source: Source) -> dict[str, Any]:
+    import platform
+
+    import cv2
+    import numpy as np
+
+    import edgeseg
+
+    backend = segmenter.backend
+    return {
+        **report.to_dict(),
+        "source": source.name,
+        "source_state": source.state.value,
+        "model": str(segmenter.path.name if segmenter.path else segmenter.card.name),
+        "precision": segmenter.card.precision,
+        "imgsz": list(segmenter.card.input_size_hw),
+        "backend": backend.name,
+        "device": backend.device,
+        "versions": {
+            "edgeseg": edgeseg.__version__,
+            backend.name: backend.version,
+            "opencv": cv2.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _summarise(args: argparse.Namespace, report: Report) -> None:
+    parts = [f"{report.frames} frames", f"{report.fps:.1f} frames/s"]
+    if report.frames:
+        times = report.times.summary()["end_to_end"]
+        parts.append(f"latency p50 {times['p50']:.1f} ms, p99 {times['p99']:.1f} ms")
+    parts.append(f"{report.dropped} dropped")
+    if report.invalid:
+        parts.append(f"{report.invalid} INVALID (the network gave NaN or infinity)")
+    print(", ".join(parts))
+    for target in (args.save, args.save_masks, args.stats):
+        if target and report.frames:
+            print(f"wrote {target}")

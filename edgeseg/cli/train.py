@@ -1,0 +1,50 @@
+"""``edgeseg train``: the flags; the work is done by the package edgeseg_train, which needs torch."""
+
+from __future__ import annotations
+
+import argparse
+
+from edgeseg.cli import import_tool
+from edgeseg.cli._options import positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags; those left out keep the defaults of ``edgeseg_train.config.TrainConfig``."""
+    add = parser.add_argument
+    add("--data", required=True, metavar="data.yaml", help="data set")
+    add("--model", metavar="NAME", help="network: ddrnet-c16, ddrnet-c32 (default) or ddrnet-c64")
+    add("--imgsz", type=positive, nargs=2, metavar=("H", "W"), help="height and width (360 480)")
+    add("--epochs", type=positive, metavar="N", help="passes over the training split (100)")
+    add("--batch", type=positive, metavar="N", help="images a step (8)")
+    add("--out", required=True, metavar="DIR", help="folder of the run, such as runs/first")
+    add("--resume", action="store_true", help="continue the run in --out")
+    add("--seed", type=int, metavar="N", help="of initial weights, order and augmentation (0)")
+    add("--train-split", metavar="NAME", help="split to train on (train)")
+    add("--val-split", metavar="NAME", help="split that chooses best.pt (val)")
+    add("--lr", type=float, metavar="X", help="highest learning rate (0.001)")
+    add("--weight-decay", type=float, metavar="X", help="of AdamW (0.02)")
+    add("--warmup", type=float, metavar="X", help="share of the steps in which the rate rises (0.03)")
+    add("--schedule", metavar="NAME", help="cosine (default) or poly")
+    add("--loss", metavar="NAME", help="weighted-ce (default) or ohem")
+    add("--aux-weight", type=float, metavar="X", help="weight of the auxiliary loss (0.4)")
+    add("--ema-decay", type=float, metavar="X", help="decay of the weight average (0.999)")
+    add("--grad-clip", type=float, metavar="X", help="largest gradient norm (5)")
+    add("--scale-min", type=float, metavar="X", help="smallest random scale (0.6)")
+    add("--scale-max", type=float, metavar="X", help="largest random scale (2.0)")
+    add("--color", type=float, metavar="X", help="strength of colour augmentation (0.4)")
+    add("--eval-every", type=int, metavar="N", help="epochs between evaluations (about thirty a run)")
+    add("--workers", type=int, metavar="N", help="loader processes (2)")
+    add("--device", metavar="NAME", help="auto (default), cpu or cuda")
+    add(
+        "--no-amp",
+        dest="amp",
+        action="store_false",
+        default=None,
+        help="float32 instead of bfloat16 autocast",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Train; see ``edgeseg_train.cli``."""
+    code: int = import_tool("edgeseg_train.cli", "train", "train").main(args)
+    return code

@@ -1,0 +1,256 @@
+"""Data sets described by a ``data.yaml``: one description for training, evaluation, calibration and bench.
+
+::
+
+    path: .                  # optional; folders are relative to it, and it to this file
+    train: train             # any number of splits of any names; a folder with images/ and masks/,
+    val: [val, more_val]     # or a list of such folders
+    ignore: 255              # id of pixels without a class, or null
+    names: [road, car]       # class names by id (a mapping from id to name works as well)
+    palette: [[128, 64, 128], [64, 0, 128]]   # optional; RGB by id
+    notes: for research use  # optional; copied into the model card
+
+Images are ``images/NAME.jpg`` (or .png, .bmp, .webp, .tif), masks ``masks/NAME.png``: one channel, pixel =
+class id.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.card import ModelCard, default_palette
+from edgeseg.errors import DataError, MissingDependencyError, nearest
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+_KEYS = frozenset({"path", "ignore", "names", "palette", "notes"})
+_GUIDE = "compare it with the example in docs/reference/data-yaml.md"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image file and its mask file."""
+
+    image_path: Path
+    mask_path: Path
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A labelled data set on disk.
+
+    Attributes:
+        classes: class names by id.
+        ignore_id: id of pixels without a class, or None.
+        palette: RGB by class id.
+        splits: folders by split name.
+        path: the ``data.yaml``.
+        notes: free text, such as the licence.
+    """
+
+    classes: tuple[str, ...]
+    ignore_id: int | None
+    palette: tuple[tuple[int, int, int], ...]
+    splits: Mapping[str, tuple[Path, ...]]
+    path: Path
+    notes: str = ""
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str]) -> DataSet:
+        """Read a ``data.yaml``; nothing but plain values is ever constructed from it.
+
+        Raises:
+            DataError: the file is missing, is not YAML, or lacks or misstates a key.
+        """
+        path = Path(path)
+        raw = _yaml_mapping(path)
+        classes = _classes(raw, path)
+        palette = raw.get("palette")
+        try:
+            colors = (
+                default_palette(len(classes)) if palette is None
+                else tuple((int(r), int(g), int(b)) for r, g, b in palette)
+            )  # fmt: skip
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}: 'palette' is not a list of RGB triples ({error})", _GUIDE) from error
+        if len(colors) != len(classes):
+            raise DataError(f"{path}: {len(colors)} colours for {len(classes)} classes", _GUIDE)
+        ignore = raw.get("ignore", 255)
+        if ignore is not None and (not isinstance(ignore, int) or not 0 <= ignore <= 255):
+            raise DataError(f"{path}: 'ignore' is {ignore!r}, not an id from 0 to 255 or null", _GUIDE)
+        root = path.parent / str(raw.get("path", "."))
+        splits = {
+            str(key): tuple(root / str(f) for f in (value if isinstance(value, list) else [value]))
+            for key, value in raw.items()
+            if key not in _KEYS
+        }
+        return cls(classes, ignore, colors, splits, path, str(raw.get("notes", "")))
+
+    def samples(self, split: str) -> list[Sample]:
+        """The pairs of a split, sorted by image path.
+
+        Raises:
+            DataError: no such split, a folder or a mask is missing, or the split is empty.
+        """
+        if split not in self.splits:
+            raise DataError(f"{self.path} has no split '{split}'", nearest(split, self.splits))
+        found = [sample for folder in self.splits[split] for sample in _pairs(folder)]
+        if not found:
+            where = ", ".join(str(f / "images") for f in self.splits[split])
+            raise DataError(f"The split '{split}' is empty: no image in {where}", "put images there")
+        return found
+
+    def read(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The image (uint8 [H, W, 3], BGR) and its mask (uint8 [H, W], class ids).
+
+        Raises:
+            DataError: a file cannot be decoded, the sizes differ, or the mask holds an unknown id. Names it.
+        """
+        image = read_image(sample.image_path)
+        mask = read_mask(sample.mask_path)
+        if image.shape[:2] != mask.shape:
+            raise DataError(
+                f"{sample.mask_path} is {mask.shape[1]}x{mask.shape[0]}, "
+                f"its image {sample.image_path.name} is {image.shape[1]}x{image.shape[0]}",
+                "make the mask the size of its image (nearest-neighbour, never interpolated)",
+            )
+        self.check_ids(mask, str(sample.mask_path))
+        return image, mask
+
+    def check_ids(self, mask_hw: NDArray[np.uint8], origin: str) -> None:
+        """Refuse ids that are neither a class nor the ignore id.
+
+        Raises:
+            DataError: naming ``origin`` and the ids.
+        """
+        counts = np.bincount(mask_hw.reshape(-1), minlength=256)
+        ids = [int(i) for i in np.flatnonzero(counts) if i >= len(self.classes) and i != self.ignore_id]
+        if ids:
+            raise DataError(
+                f"{origin} holds the class ids {', '.join(map(str, ids))}; "
+                f"known are 0 to {len(self.classes) - 1}"
+                + ("" if self.ignore_id is None else f" and {self.ignore_id} (ignore)"),
+                "add the classes to 'names' in data.yaml, or map those pixels to the 'ignore' id",
+            )
+
+    def pairs(self, split: str) -> Iterator[tuple[Sample, NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Every sample of a split with its image and mask, read one at a time."""
+        for sample in self.samples(split):
+            image, mask = self.read(sample)
+            yield sample, image, mask
+
+    def check_classes(self, card: ModelCard, model: str) -> None:
+        """Refuse to score or train a model on classes that are not its own.
+
+        Raises:
+            DataError: the names or their order differ; says which.
+        """
+        check_same_classes(self.classes, card.classes, str(self.path), model)
+
+
+def check_same_classes(data: Sequence[str], model: Sequence[str], data_name: str, model_name: str) -> None:
+    """Refuse two class lists that differ in names or order.
+
+    Raises:
+        DataError: naming the first difference.
+    """
+    if tuple(data) == tuple(model):
+        return
+    if len(data) != len(model):
+        what = f"{data_name} has {len(data)} classes, {model_name} has {len(model)}"
+    else:
+        i = next(i for i, (a, b) in enumerate(zip(data, model)) if a != b)
+        what = f"Class {i} is '{data[i]}' in {data_name} and '{model[i]}' in {model_name}"
+    raise DataError(what, "use the data set the model was trained for, or give its classes in the same order")
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """An image file as uint8 [H, W, 3], BGR; grey, 16-bit and transparent images are converted.
+
+    Raises:
+        DataError: the file is missing or is no image that OpenCV can decode.
+    """
+    return _decode(Path(path), color=True)
+
+
+def read_mask(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """A mask file as uint8 [H, W], pixel = class id.
+
+    Raises:
+        DataError: the file is missing, cannot be decoded, or is not an 8-bit single-channel image.
+    """
+    path = Path(path)
+    mask = _decode(path, color=False)
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        depth = f"{mask.shape[2] if mask.ndim == 3 else 1} channels of {mask.dtype}"
+        raise DataError(
+            f"The mask {path} has {depth}, not one of 8 bits",
+            "write class ids, not colours: a single-channel 8-bit PNG",
+        )
+    return mask
+
+
+def _decode(path: Path, color: bool) -> NDArray[np.uint8]:
+    import cv2
+
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"Cannot read {path} ({error.strerror})", "check the path and its permissions") from error
+    flag = cv2.IMREAD_COLOR if color else cv2.IMREAD_UNCHANGED
+    try:
+        image = cv2.imdecode(data, flag) if data.size else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise DataError(f"{path} is not an image that can be decoded", "replace or remove the file; it may be cut off")
+    result: NDArray[np.uint8] = image
+    return result
+
+
+def _pairs(folder: Path) -> Iterator[Sample]:
+    images = folder / "images"
+    if not images.is_dir():
+        raise DataError(f"The folder {images} does not exist", "a split is a folder with images/ and masks/ inside")
+    for path in sorted(images.iterdir()):
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        mask = folder / "masks" / f"{path.stem}.png"
+        if not mask.is_file():
+            raise DataError(f"The image {path} has no mask {mask}", "add the mask or remove the image")
+        yield Sample(path, mask)
+
+
+def _yaml_mapping(path: Path) -> dict[Any, Any]:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingDependencyError("Reading data.yaml needs 'PyYAML'", "pip install pyyaml") from error
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise DataError(f"Cannot read {path} ({reason})", "give the path of a data.yaml") from error
+    except yaml.YAMLError as error:
+        first = str(error).splitlines()[0]
+        raise DataError(f"{path} is not YAML ({first})", _GUIDE) from error
+    if not isinstance(raw, dict):
+        raise DataError(f"{path} is not a mapping of keys to values", _GUIDE)
+    return raw
+
+
+def _classes(raw: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
+    names = raw.get("names")
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise DataError(f"{path}: the ids in 'names' are not 0 to {len(names) - 1}", _GUIDE)
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, list) or not 1 <= len(names) <= 255:
+        raise DataError(f"{path} lacks 'names', a list of 1 to 255 class names", _GUIDE)
+    return tuple(str(n) for n in names)

@@ -1,0 +1,212 @@
+"""Where results go: a video, masks, a window."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+
+from edgeseg.errors import SinkError
+from edgeseg.files import replacing
+
+if TYPE_CHECKING:
+    from edgeseg.segmenter import Segmentation
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+FREE_SPACE_FLOOR_BYTES = 8 << 20
+"""Recording stops before a disk is quite full: a container needs room for its index."""
+
+
+class Sink(ABC):
+    """Takes results one by one. ``close`` finishes what it writes, also after an error."""
+
+    @abstractmethod
+    def write(self, result: Segmentation) -> None:
+        """Take one result.
+
+        Raises:
+            SinkError: it cannot be written.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish. Closing twice is allowed.
+
+        Raises:
+            SinkError: the file could not be finished.
+        """
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class VideoSink(Sink):
+    """Overlays as a video file; the container follows the suffix (.mp4, .mkv, .avi).
+
+    It grows under a temporary name beside ``path`` and takes its own name once it is closed and readable.
+
+    Args:
+        path: the file.
+        rate_hz: frames a second.
+        alpha: share of the class colours, 0 to 1.
+
+    Raises:
+        SinkError: the folder cannot be written, or the suffix names no container.
+    """
+
+    def __init__(self, path: PathLike, rate_hz: float, alpha: float = 0.5) -> None:
+        self._path = Path(path)
+        self._temporary = self._path.with_name(f".{self._path.stem}.{os.getpid()}.part{self._path.suffix}")
+        self._rate_hz, self._alpha = rate_hz, alpha
+        self._writer: Any = None
+        self._size_hw: tuple[int, int] | None = None
+        self._written = 0
+        if self._path.suffix.lower() not in (".mp4", ".mkv", ".avi"):
+            raise SinkError(f"{path} names no video container", "use .mp4, .mkv or .avi", exit_code=2)
+        _make_writable_folder(self._path.parent)
+
+    def write(self, result: Segmentation) -> None:
+        """Add one overlay; frames of another size than the first are scaled to it."""
+        import cv2
+
+        picture = result.overlay(self._alpha)
+        if self._writer is None:
+            # Encoders take even sizes only.
+            self._size_hw = (max(2, picture.shape[0] // 2 * 2), max(2, picture.shape[1] // 2 * 2))
+            codec = "MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"
+            fourcc = cv2.VideoWriter.fourcc(*codec)
+            self._writer = cv2.VideoWriter(str(self._temporary), fourcc, self._rate_hz, self._size_hw[::-1])
+            if not self._writer.isOpened():
+                raise SinkError(f"OpenCV cannot write {self._path}", "choose another suffix, such as .avi")
+        assert self._size_hw is not None
+        if picture.shape[:2] != self._size_hw:
+            picture = np.asarray(cv2.resize(picture, self._size_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        if shutil.disk_usage(self._temporary.parent).free < FREE_SPACE_FLOOR_BYTES:
+            raise SinkError(f"The disk is full while writing {self._path}", "free some space; what fitted is kept")
+        # OpenCV 4 returns None whatever happens, OpenCV 5 a bool.
+        if self._writer.write(picture) is False:
+            raise SinkError(f"Writing {self._path} failed", "check the space left on the disk; what fitted is kept")
+        self._written += 1
+
+    def close(self) -> None:
+        """Finish the file and give it its name; see ``Sink.close``."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        readable = _readable_frames(self._temporary)
+        if readable == 0:
+            self._temporary.unlink(missing_ok=True)
+            raise SinkError(f"The video {self._path} could not be finished", "check the space left on the disk")
+        os.replace(self._temporary, self._path)
+        if readable < self._written:
+            raise SinkError(
+                f"Only {readable} of {self._written} frames reached {self._path}",
+                "check the space left on the disk",
+            )
+
+
+class MaskSink(Sink):
+    """Masks as single-channel 8-bit PNGs, pixel = class id, named by frame index or by the image's name.
+
+    Args:
+        folder: made if missing.
+
+    Raises:
+        SinkError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: PathLike) -> None:
+        self._folder = Path(folder)
+        _make_writable_folder(self._folder)
+
+    def write(self, result: Segmentation) -> None:
+        """Write one PNG."""
+        import cv2
+
+        stem = Path(result.frame.name).stem or f"{result.frame_index:06d}"
+        ok, png = cv2.imencode(".png", result.mask)
+        if not ok:
+            raise SinkError(f"The mask of frame {result.frame_index} cannot be encoded", "check the frame's size")
+        with replacing(self._folder / f"{stem}.png") as temporary:
+            temporary.write_bytes(png.tobytes())
+
+    def close(self) -> None:
+        """Nothing is left to finish."""
+
+
+class WindowSink(Sink):
+    """Overlays in a window. ``closed`` becomes True when the user presses q or Escape, or closes it.
+
+    Args:
+        title: of the window.
+        alpha: share of the class colours, 0 to 1.
+    """
+
+    def __init__(self, title: str = "edgeseg", alpha: float = 0.5) -> None:
+        self._title, self._alpha = title, alpha
+        self._shown = False
+        self.closed = False
+
+    def write(self, result: Segmentation) -> None:
+        """Show one overlay."""
+        import cv2
+
+        try:
+            cv2.imshow(self._title, result.overlay(self._alpha))
+            key = cv2.waitKey(1) & 0xFF
+            gone = self._shown and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
+        except cv2.error as error:
+            raise SinkError("No window can be opened", "add --headless, or install opencv-python") from error
+        self._shown = True
+        self.closed = self.closed or gone or key in (ord("q"), 27)
+
+    def close(self) -> None:
+        """Close the window."""
+        if self._shown:
+            import cv2
+
+            self._shown = False
+            cv2.destroyAllWindows()
+
+
+def display_available() -> bool:
+    """True where a window can be opened."""
+    return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _make_writable_folder(folder: Path) -> None:
+    mend = "choose a folder you may write to"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"The folder {folder} cannot be made ({error.strerror})", mend, exit_code=2) from error
+    if not os.access(folder, os.W_OK):
+        raise SinkError(f"The folder {folder} is not writable", mend, exit_code=2)
+
+
+def _readable_frames(path: Path) -> int:
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened() or not capture.grab():
+            return 0
+        return max(1, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    finally:
+        capture.release()

@@ -1,0 +1,1 @@
+"""Training: PyTorch networks, data, losses, the loop and checkpoints. Imports torch; the runtime never does."""

@@ -1,0 +1,94 @@
+"""Everything that decides a training run, in one value, saved beside its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from edgeseg.errors import UsageError, nearest
+from edgeseg_train.losses import LOSSES
+from edgeseg_train.models import NETWORKS
+
+SCHEDULES = ("cosine", "poly")
+
+MACHINE_FIELDS = frozenset({"data", "out", "device", "workers", "amp"})
+"""Fields that say where a run happens, not what it computes: they may differ when it is resumed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        data: path of the ``data.yaml``.
+        model: a name from ``edgeseg_train.models.NETWORKS``.
+        out: folder of the run.
+        imgsz: height and width in pixels.
+        epochs: passes over the training split; the learning rate reaches zero at the end of the last.
+        batch: images a step.
+        seed: decides initial weights, order and augmentation.
+        train_split, val_split: splits of the data set.
+        lr, weight_decay: of AdamW; normalisation layers and biases are not decayed.
+        warmup: share of all steps in which the learning rate rises.
+        schedule: "cosine" or "poly" (power 0.9), both down to zero.
+        loss: "weighted-ce" or "ohem".
+        aux_weight: weight of the auxiliary head's loss.
+        ema_decay: decay of the weight average once it is warm.
+        grad_clip: largest norm of the gradient.
+        scale_min, scale_max: range of the random scale.
+        color: strength of colour augmentation.
+        eval_every: epochs between evaluations; 0 chooses about thirty a run.
+        workers: loader processes.
+        device: "auto", "cpu" or "cuda".
+        amp: bfloat16 autocast.
+    """
+
+    data: str
+    model: str = "ddrnet-c32"
+    out: str = "runs/train"
+    imgsz: tuple[int, int] = (360, 480)
+    epochs: int = 100
+    batch: int = 8
+    seed: int = 0
+    train_split: str = "train"
+    val_split: str = "val"
+    lr: float = 1e-3
+    weight_decay: float = 0.02
+    warmup: float = 0.03
+    schedule: str = "cosine"
+    loss: str = "weighted-ce"
+    aux_weight: float = 0.4
+    ema_decay: float = 0.999
+    grad_clip: float = 5.0
+    scale_min: float = 0.6
+    scale_max: float = 2.0
+    color: float = 0.4
+    eval_every: int = 0
+    workers: int = 2
+    device: str = "auto"
+    amp: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "imgsz", (int(self.imgsz[0]), int(self.imgsz[1])))
+        for name, value, known in (
+            ("network", self.model, NETWORKS), ("schedule", self.schedule, SCHEDULES),
+            ("loss", self.loss, LOSSES), ("device", self.device.split(":")[0], ("auto", "cpu", "cuda")),
+        ):  # fmt: skip
+            if value not in known:
+                raise UsageError(f"There is no {name} '{value}'", nearest(value, known))
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}", f"give --{name} of at least 1")
+        if min(self.imgsz) < 64:
+            raise UsageError(f"imgsz is {self.imgsz}, the network halves it six times", "give at least 64")
+
+    def save_text(self) -> str:
+        """The configuration as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """Names of the fields that decide the result and differ from a saved configuration."""
+        mine = json.loads(self.save_text())
+        return sorted(k for k, v in mine.items() if k not in MACHINE_FIELDS and other.get(k) != v)
