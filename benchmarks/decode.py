@@ -43,7 +43,8 @@ LOGIT_NOISE = 0.3
 def plain(logits_chw: NDArray[np.float32], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     """``cv2.resize`` per class, then ``np.argmax``."""
     full = [cv2.resize(c, size_hw[::-1], interpolation=cv2.INTER_LINEAR) for c in logits_chw]
-    return np.stack(full).argmax(axis=0).astype(np.uint8)
+    mask: NDArray[np.uint8] = np.stack(full).argmax(axis=0).astype(np.uint8)
+    return mask
 
 
 def drawn_labels(rng: np.random.Generator, classes: int) -> NDArray[np.uint8]:
@@ -51,7 +52,8 @@ def drawn_labels(rng: np.random.Generator, classes: int) -> NDArray[np.uint8]:
     seeds = rng.uniform(0, 1, (25, 2)) * (360, 480)
     y, x = np.mgrid[0:360, 0:480]
     nearest = np.argmin([(y - sy) ** 2 + (x - sx) ** 2 for sy, sx in seeds], axis=0)
-    return rng.integers(0, classes, 25).astype(np.uint8)[nearest]
+    labels: NDArray[np.uint8] = rng.integers(0, classes, 25).astype(np.uint8)[nearest]
+    return labels
 
 
 def logits_of(
@@ -139,7 +141,7 @@ def main() -> None:
     rows = []
     for classes, logits_hw, size_hw in SHAPES:
         picked = paths[:: max(1, len(paths) // args.maps)][: args.maps]
-        labels = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in picked]
+        labels: list[Any] = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in picked]
         labels = labels or [drawn_labels(rng, classes) for _ in range(args.maps)]
         scenes = {
             "label maps": [logits_of(label, classes, logits_hw, rng) for label in labels],

@@ -14,7 +14,8 @@ from edgeseg.card import ModelCard
 from edgeseg.errors import EdgesegError
 from edgeseg.frame import Frame, State
 from edgeseg.io import open_source
-from edgeseg.segmenter import Segmentation, Segmenter, load
+from edgeseg.segmentation import Segmentation
+from edgeseg.segmenter import Segmenter, load
 
 __all__ = [
     "EdgesegError",

@@ -26,12 +26,16 @@ def resolve(name_or_path: str) -> Path:
         ModelError: neither a bundled model nor an existing file; suggests the nearest.
     """
     path = Path(name_or_path)
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            return path
+    except OSError as error:
+        raise ModelError(f"Cannot read {path} ({error.strerror})", "check the path") from error
     if name_or_path in names():
         return _FOLDER / f"{name_or_path}.onnx"
     if path.suffix in MODEL_SUFFIXES or len(path.parts) > 1:
-        raise ModelError(f"There is no model file {path}", "check the path")
+        bundled = f", or give the bundled '{path.stem}'" if path.stem in names() else ""
+        raise ModelError(f"There is no model file {path}", f"check the path{bundled}")
     raise ModelError(
         f"There is no bundled model '{name_or_path}'",
         f"{nearest(name_or_path, names())}; or give the path of a model file",

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ LAYOUTS = ("nhwc", "nchw")
 DTYPES = ("uint8", "float32", "float16")
 HEADS = ("logits", "mask")
 RESIZES = ("stretch",)
+MAX_SIDE = 16384
+"""Largest height and width of a network input in pixels."""
 
 # 20 distinct, readable colours (RGB) for models that bring none; repeated beyond that.
 _DEFAULT_COLORS = (
@@ -87,16 +90,17 @@ class ModelCard:
             object.__setattr__(self, name, value)
 
         try:
-            if isinstance(self.classes, str):
+            if isinstance(self.classes, (str, Mapping)) or not all(isinstance(c, str) for c in self.classes):
                 raise TypeError("classes is a list of names")
-            to("classes", tuple(str(c) for c in self.classes))
-            to("input_size_hw", (int(self.input_size_hw[0]), int(self.input_size_hw[1])))
-            palette = tuple((int(r), int(g), int(b)) for r, g, b in self.palette)
+            to("classes", tuple(self.classes))
+            height, width = self.input_size_hw
+            to("input_size_hw", (_whole(height), _whole(width)))
+            palette = tuple((_whole(r), _whole(g), _whole(b)) for r, g, b in self.palette)
             to("palette", palette or default_palette(len(self.classes)))
             to("mean", tuple(float(v) for v in self.mean))
             to("std", tuple(float(v) for v in self.std))
-            to("ignore_id", None if self.ignore_id is None else int(self.ignore_id))
-        except (TypeError, ValueError, IndexError, OverflowError) as error:
+            to("ignore_id", None if self.ignore_id is None else _whole(self.ignore_id))
+        except (TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"The model card does not hold what it should ({error})", _MEND) from error
         self._check()
 
@@ -108,11 +112,21 @@ class ModelCard:
         need(self.schema == SCHEMA, f"has schema {self.schema}, this edgeseg reads {SCHEMA}")
         need(self.task == "semantic-segmentation", f"is for the task '{self.task}'")
         need(1 <= len(self.classes) <= 255, f"names {len(self.classes)} classes, 1 to 255 fit a uint8 mask")
+        # Scores are given by class name.
+        twice = [c for i, c in enumerate(self.classes) if c in self.classes[:i]]
+        need(not twice, f"names the class '{twice[0] if twice else ''}' twice")
         need(len(self.palette) == len(self.classes), "has not one colour for each class")
         need(all(0 <= v <= 255 for c in self.palette for v in c), "has a colour outside 0..255")
-        need(min(self.input_size_hw) > 0, f"has the input size {self.input_size_hw}")
+        need(self.ignore_id is None or 0 <= self.ignore_id <= 255, f"has the ignore id {self.ignore_id}, not 0 to 255")
+        need(
+            all(1 <= side <= MAX_SIDE for side in self.input_size_hw),
+            f"has the input size {list(self.input_size_hw)}, each is 1 to {MAX_SIDE}",
+        )
         need(len(self.mean) == 3 and len(self.std) == 3, "needs three values each in mean and std")
+        need(all(isfinite(v) for v in (*self.mean, *self.std)), "has a mean or std that is not a number")
         need(all(s > 0 for s in self.std), "has a std of 0 or below")
+        for key in ("precision", "name"):
+            need(isinstance(getattr(self, key), str), f"has a '{key}' that is no text")
         for key in ("dataset", "metrics", "provenance"):
             need(isinstance(getattr(self, key), Mapping), f"has no mapping in {key}")
         for key, known in (
@@ -171,6 +185,14 @@ class ModelCard:
 
 
 _MEND = "compare it with docs/reference/model-card.md, or export the model again"
+
+
+def _whole(value: Any) -> int:
+    # operator.index would refuse 360.0, which JSON writers produce; int would take 360.7 and "360".
+    number = int(value)
+    if isinstance(value, (str, bytes, bool)) or number != value:
+        raise ValueError(f"{value!r} is not a whole number")
+    return number
 
 
 def as_triple(values: Sequence[float]) -> tuple[float, float, float]:

@@ -17,6 +17,7 @@ class id.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,26 +72,19 @@ class DataSet:
         path = Path(path)
         raw = _yaml_mapping(path)
         classes = _classes(raw, path)
-        palette = raw.get("palette")
-        try:
-            colors = (
-                default_palette(len(classes)) if palette is None
-                else tuple((int(r), int(g), int(b)) for r, g, b in palette)
-            )  # fmt: skip
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{path}: 'palette' is not a list of RGB triples ({error})", _GUIDE) from error
-        if len(colors) != len(classes):
-            raise DataError(f"{path}: {len(colors)} colours for {len(classes)} classes", _GUIDE)
+        colors = _palette(raw, classes, path)
         ignore = raw.get("ignore", 255)
-        if ignore is not None and (not isinstance(ignore, int) or not 0 <= ignore <= 255):
+        if ignore is not None and (type(ignore) is not int or not 0 <= ignore <= 255):
             raise DataError(f"{path}: 'ignore' is {ignore!r}, not an id from 0 to 255 or null", _GUIDE)
-        root = path.parent / str(raw.get("path", "."))
+        root = raw.get("path", ".")
+        if not isinstance(root, str):
+            raise DataError(f"{path}: 'path' is {root!r}, not a folder", _GUIDE)
         splits = {
-            str(key): tuple(root / str(f) for f in (value if isinstance(value, list) else [value]))
+            str(key): tuple(path.parent / root / folder for folder in _folders(key, value, path))
             for key, value in raw.items()
             if key not in _KEYS
         }
-        return cls(classes, ignore, colors, splits, path, str(raw.get("notes", "")))
+        return cls(classes, ignore, colors, splits, path, str(raw.get("notes") or ""))
 
     def samples(self, split: str) -> list[Sample]:
         """The pairs of a split, sorted by image path.
@@ -173,10 +167,15 @@ def check_same_classes(data: Sequence[str], model: Sequence[str], data_name: str
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """An image file as uint8 [H, W, 3], BGR; grey, 16-bit and transparent images are converted.
 
+    A PNG or JPEG that breaks off is refused whole: decoders fill the missing part with grey.
+
     Raises:
         DataError: the file is missing or is no image that OpenCV can decode.
     """
-    return _decode(Path(path), color=True)
+    import cv2
+
+    path = Path(path)
+    return _decode(_bytes_of(path), path, cv2.IMREAD_COLOR)
 
 
 def read_mask(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -185,10 +184,18 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, cannot be decoded, or is not an 8-bit single-channel image.
     """
+    import cv2
+
     path = Path(path)
-    mask = _decode(path, color=False)
+    data = _bytes_of(path)
+    mask = _decode(data, path, cv2.IMREAD_UNCHANGED)
+    depth = None
     if mask.ndim != 2 or mask.dtype != np.uint8:
         depth = f"{mask.shape[2] if mask.ndim == 3 else 1} channels of {mask.dtype}"
+    elif data[:8].tobytes() == _PNG_SIGNATURE and int(data[24]) < 8:
+        # OpenCV spreads the ids of such a file over 0..255.
+        depth = f"one channel of {int(data[24])} bits"
+    if depth is not None:
         raise DataError(
             f"The mask {path} has {depth}, not one of 8 bits",
             "write class ids, not colours: a single-channel 8-bit PNG",
@@ -196,22 +203,65 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     return mask
 
 
-def _decode(path: Path, color: bool) -> NDArray[np.uint8]:
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def _bytes_of(path: Path) -> NDArray[np.uint8]:
+    try:
+        return np.fromfile(path, np.uint8)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"Cannot read {path} ({reason})", "check the path and its permissions") from error
+
+
+def _decode(data: NDArray[np.uint8], path: Path, flag: int) -> NDArray[np.uint8]:
     import cv2
 
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DataError(f"Cannot read {path} ({error.strerror})", "check the path and its permissions") from error
-    flag = cv2.IMREAD_COLOR if color else cv2.IMREAD_UNCHANGED
-    try:
-        image = cv2.imdecode(data, flag) if data.size else None
-    except cv2.error:
-        image = None
+    # Looked at first, because some versions of OpenCV make a picture of the part that is there, and libpng
+    # writes to stderr.
+    image = None
+    if data.size and _is_whole(data.data):
+        try:
+            image = cv2.imdecode(data, flag)
+        except cv2.error:
+            image = None
     if image is None:
         raise DataError(f"{path} is not an image that can be decoded", "replace or remove the file; it may be cut off")
     result: NDArray[np.uint8] = image
     return result
+
+
+def _is_whole(data: memoryview) -> bool:
+    """False for a PNG or JPEG without its end, or a PNG with a damaged part; True for what it does not know."""
+    if bytes(data[:8]) == _PNG_SIGNATURE:
+        return _is_whole_png(data)
+    if bytes(data[:3]) == b"\xff\xd8\xff":
+        return _is_whole_jpeg(data)
+    return True
+
+
+def _is_whole_png(data: memoryview) -> bool:
+    at = len(_PNG_SIGNATURE)
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), bytes(data[at + 4 : at + 8])
+        end = at + 12 + length
+        if end > len(data) or zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return False
+        if kind == b"IEND":
+            return True
+        at = end
+    return False
+
+
+def _is_whole_jpeg(data: memoryview) -> bool:
+    at = 2
+    # The segments before the picture are stepped over: a preview among them has an end of its own.
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return bytes(data[at:]).find(b"\xff\xd9") >= 0
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
 
 
 def _pairs(folder: Path) -> Iterator[Sample]:
@@ -237,8 +287,8 @@ def _yaml_mapping(path: Path) -> dict[Any, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise DataError(f"Cannot read {path} ({reason})", "give the path of a data.yaml") from error
-    except yaml.YAMLError as error:
-        first = str(error).splitlines()[0]
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        first = (str(error).splitlines() or ["nothing in it can be read"])[0]
         raise DataError(f"{path} is not YAML ({first})", _GUIDE) from error
     if not isinstance(raw, dict):
         raise DataError(f"{path} is not a mapping of keys to values", _GUIDE)
@@ -248,9 +298,43 @@ def _yaml_mapping(path: Path) -> dict[Any, Any]:
 def _classes(raw: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
     names = raw.get("names")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != set(range(len(names))):
             raise DataError(f"{path}: the ids in 'names' are not 0 to {len(names) - 1}", _GUIDE)
         names = [names[i] for i in range(len(names))]
     if not isinstance(names, list) or not 1 <= len(names) <= 255:
         raise DataError(f"{path} lacks 'names', a list of 1 to 255 class names", _GUIDE)
-    return tuple(str(n) for n in names)
+    for name in names:
+        # YAML reads yes, no, on and off without quotes as truth values.
+        if isinstance(name, bool) or not isinstance(name, (str, int, float)):
+            raise DataError(f"{path}: 'names' holds {name!r}, which is no name", "put it in quotes")
+    classes = tuple(str(name) for name in names)
+    twice = [name for i, name in enumerate(classes) if name in classes[:i]]
+    if twice:
+        raise DataError(f"{path}: 'names' holds '{twice[0]}' twice", "give every class its own name")
+    return classes
+
+
+def _palette(raw: Mapping[Any, Any], classes: Sequence[str], path: Path) -> tuple[tuple[int, int, int], ...]:
+    palette = raw.get("palette")
+    if palette is None:
+        return default_palette(len(classes))
+    try:
+        colors = tuple((int(r), int(g), int(b)) for r, g, b in palette)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: 'palette' is not a list of RGB triples ({error})", _GUIDE) from error
+    if len(colors) != len(classes):
+        raise DataError(f"{path}: {len(colors)} colours for {len(classes)} classes", _GUIDE)
+    if not all(0 <= value <= 255 for color in colors for value in color):
+        raise DataError(f"{path}: 'palette' has a value outside 0 to 255", _GUIDE)
+    return colors
+
+
+def _folders(split: object, value: object, path: Path) -> list[str]:
+    given = value if isinstance(value, list) else [value]
+    folders = [folder for folder in given if isinstance(folder, str)]
+    if not folders or len(folders) < len(given):
+        raise DataError(
+            f"{path}: the split '{split}' is {value!r}, not a folder or a list of folders",
+            f"give folders; or, if it is no split, {nearest(str(split), _KEYS)}",
+        )
+    return folders

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class EdgesegError(Exception):
@@ -28,6 +29,10 @@ class EdgesegError(Exception):
         self.problem = problem.rstrip(". ")
         self.mend = mend.rstrip(". ")
         super().__init__(f"{self.problem}. Mend: {self.mend}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call the constructor with the message alone: loader processes hand errors over pickled.
+        return type(self), (self.problem, self.mend), vars(self)
 
 
 class UsageError(EdgesegError):
@@ -74,5 +79,7 @@ class DataError(EdgesegError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """A ``mend`` for a misspelt name: the nearest known one, or all of them."""
     names = sorted(known)
+    if not names:
+        return "check the name; none is known here"
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'? Known: {', '.join(names)}" if close else f"use one of {', '.join(names)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from edgeseg.segmenter import Segmenter
 def evaluate(
     segmenter: Segmenter,
     pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]],
-    ignore_id: Optional[int],
+    ignore_id: int | None,
 ) -> Scores:
     """One confusion matrix over all pairs, each scored at the size of its own image.
 

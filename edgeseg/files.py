@@ -14,6 +14,37 @@ from edgeseg.errors import SinkError
 PathLike = Union[str, "os.PathLike[str]"]
 
 
+def check_writable(path: PathLike) -> None:
+    """Refuse a file path that cannot be written, before the work whose result it is for. Makes nothing.
+
+    Raises:
+        SinkError: it is a folder, or its folder can be neither written nor made; exit code 2.
+    """
+    path = Path(path)
+    if not path.name or path.is_dir():
+        raise SinkError(f"{path} is a folder, not a file", "add a file name", exit_code=2)
+    check_writable_folder(path.parent)
+
+
+def check_writable_folder(folder: PathLike) -> None:
+    """Refuse a folder that can be neither written nor made. Makes nothing.
+
+    Raises:
+        SinkError: with exit code 2.
+    """
+    mend = "choose a folder you may write to"
+    nearest = Path(folder).absolute()
+    try:
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+    except OSError as error:
+        raise SinkError(f"The folder {folder} cannot be used ({error.strerror})", mend, exit_code=2) from error
+    if not nearest.is_dir():
+        raise SinkError(f"The folder {folder} cannot be made: {nearest} is a file", mend, exit_code=2)
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise SinkError(f"The folder {nearest} is not writable", mend, exit_code=2)
+
+
 @contextlib.contextmanager
 def replacing(path: PathLike) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes ``path`` when the block ends without an error.
@@ -24,6 +55,8 @@ def replacing(path: PathLike) -> Iterator[Path]:
         SinkError: the folder cannot be written or the disk is full; the old file, if any, stays.
     """
     path = Path(path)
+    if not path.name:
+        raise SinkError(f"{path} is a folder, not a file", "add a file name", exit_code=2)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -65,6 +65,11 @@ def card_for_foreign(info: OnnxInfo, facts: ModelFacts) -> ModelCard:
         )
     assert facts.classes is not None
     assert facts.color_order is not None
+    if uint8 and (facts.mean is not None or facts.std is not None):
+        raise UsageError(
+            f"{info.path} takes uint8 pixels, so --mean and --std would not be used",
+            "leave them out: the graph normalises by itself",
+        )
     if facts.color_order not in COLOR_ORDERS:
         raise UsageError(f"The colour order '{facts.color_order}' is unknown", "give rgb or bgr")
     mean, std = as_triple(facts.mean or [0.0]), as_triple(facts.std or [1.0])
@@ -127,6 +132,13 @@ def _head(output: TensorInfo, num_classes: int, info: OnnxInfo) -> str:
                 f"give {channels} names, in the order of training",
             )
         return "logits"
+    leading = output.shape[:-2]
+    one_map = not output.rank_known or (len(output.shape) >= 2 and all(_static(n) in (None, 1) for n in leading))
+    if not output.dtype.startswith(("int", "uint", "bool")) or not one_map:
+        raise ModelError(
+            f"The output '{output.name}' of {info.path} is {output.dtype} {list(output.shape)}",
+            "give a model with logits [1, C, h, w] or class ids [1, H, W]; choose with --output",
+        )
     return "mask"
 
 

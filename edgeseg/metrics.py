@@ -86,7 +86,8 @@ class ConfusionMatrix:
             )
         n = len(self.classes)
         truth = truth_hw.reshape(-1).astype(np.int64)
-        prediction = np.minimum(prediction_hw.reshape(-1).astype(np.int64), n)
+        prediction = prediction_hw.reshape(-1).astype(np.int64)
+        prediction[(prediction < 0) | (prediction > n)] = n
         if self.ignore_id is not None:
             kept = truth != self.ignore_id
             truth, prediction = truth[kept], prediction[kept]

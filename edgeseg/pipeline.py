@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, UsageError
 from edgeseg.frame import Frame
 from edgeseg.io.sinks import Sink
 from edgeseg.io.sources import Source
-from edgeseg.segmenter import Segmentation, Segmenter
+from edgeseg.segmentation import Segmentation
+from edgeseg.segmenter import Segmenter
 from edgeseg.timing import StageTimes
 
 T = TypeVar("T")
@@ -93,7 +94,7 @@ class Background(Generic[T]):
             raise self._error
 
     def join(self, timeout_s: float = 2.0) -> None:
-        """Wait for the thread after ``stop``; a source that hangs is left behind after ``timeout_s``."""
+        """Wait for the thread after ``stop``; one that hangs in a driver is left behind after ``timeout_s``."""
         self._thread.join(timeout_s)
 
 
@@ -160,6 +161,8 @@ def run(
     Raises:
         EdgesegError: nothing could be done at all.
     """
+    if max_frames is not None and max_frames < 1:
+        raise UsageError(f"{max_frames} frames are too few", "give max_frames=1 or more, or None")
     stop = stop or threading.Event()
     report = Report()
     started: list[float] = []
@@ -172,50 +175,70 @@ def run(
 
     captured = Background(source, stop, depth=1 if source.live else 2, newest_wins=source.live)
     results = Background(segmenter.stream(stamped(captured)), stop)
-    try:
-        for result in results:
-            begin = time.perf_counter()
-            for sink in sinks:
-                sink.write(result)
-            now = time.perf_counter()
-            report.times.add({**result.timing, "sink": 1000 * (now - begin)})
-            report.frames += 1
-            report.invalid += not result.valid
-            report.wall_s = now - started[0]
-            report.dropped = captured.dropped + source.dropped
-            if on_result is not None:
-                on_result(result, report)
-            if report.frames == max_frames:
-                break
-    except EdgesegError as error:
-        report.error = error
-    finally:
+
+    def halt() -> None:
         stop.set()
         results.join()
         captured.join()
-        source.close()
-        for sink in sinks:
-            try:
-                sink.close()
-            except EdgesegError as error:
-                report.error = report.error or error
+
+    with contextlib.ExitStack() as ending:
+        for sink in reversed(sinks):
+            ending.callback(_close, sink, report)
+        ending.callback(source.close)
+        ending.callback(halt)
+        try:
+            for result in results:
+                begin = time.perf_counter()
+                for sink in sinks:
+                    sink.write(result)
+                now = time.perf_counter()
+                report.times.add({**result.timing, "sink": 1000 * (now - begin)})
+                report.frames += 1
+                report.invalid += not result.valid
+                report.wall_s = now - started[0]
+                report.dropped = captured.dropped + source.dropped
+                if on_result is not None:
+                    on_result(result, report)
+                if report.frames == max_frames:
+                    break
+        except EdgesegError as error:
+            report.error = error
+        # A live source can pass over frames after its last one was delivered.
+        report.dropped = captured.dropped + source.dropped
     if report.error is not None and report.frames == 0:
         raise report.error
     return report
 
 
+def _close(sink: Sink, report: Report) -> None:
+    try:
+        sink.close()
+    except EdgesegError as error:
+        report.error = report.error or error
+
+
 @contextlib.contextmanager
 def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """Inside the block SIGINT and SIGTERM set ``stop`` instead of ending the process; a second one ends it."""
+    """Inside the block SIGINT and SIGTERM set ``stop`` instead of ending the process; a second one ends it.
+
+    Outside the main thread, which alone may handle signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Not stop.is_set(): a run that has ended by itself sets it too, and then still finishes its files.
+    received: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
+        received.append(number)
         stop.set()
+        if len(received) > 1:
+            raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, old in previous.items():
-            signal.signal(number, old)
+            # None stands for a handler that was not set from Python.
+            signal.signal(number, signal.SIG_DFL if old is None else old)

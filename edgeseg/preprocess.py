@@ -37,10 +37,12 @@ class Preprocessor:
         Raises:
             UsageError: not a uint8 [H, W, 3] array.
         """
-        if image_hwc.ndim != 3 or image_hwc.shape[2] != 3 or image_hwc.dtype != np.uint8:
-            raise UsageError(
-                f"A frame is {image_hwc.dtype} {list(image_hwc.shape)}", "give uint8 [H, W, 3] in BGR order"
+        if not _is_picture(image_hwc):
+            # None is what cv2.imread gives for a file it cannot read.
+            what = (
+                f"{image_hwc.dtype} {list(image_hwc.shape)}" if isinstance(image_hwc, np.ndarray) else repr(image_hwc)
             )
+            raise UsageError(f"A frame is {what}", "give uint8 [H, W, 3] in BGR order")
         card = self._card
         direct = card.input_dtype == "uint8" and card.input_layout == "nhwc" and card.color_order == "bgr"
         same_size = image_hwc.shape[:2] == card.input_size_hw
@@ -60,3 +62,13 @@ class Preprocessor:
                 np.multiply(plane, self._scale[channel], out=target, casting="unsafe")
                 target += self._offset[channel]
         return self._tensor
+
+
+def _is_picture(image: object) -> bool:
+    return (
+        isinstance(image, np.ndarray)
+        and image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] == 3
+        and image.size > 0
+    )

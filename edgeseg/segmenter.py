@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -15,66 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg import bundled
-from edgeseg.backends import Backend, open_backend
+from edgeseg.backends import Backend, check_inputs, open_backend
 from edgeseg.card import ModelCard
-from edgeseg.decode import Decoder, classmap_resized
-from edgeseg.draw import color_from_classmap, overlay
-from edgeseg.errors import ModelError, UsageError
+from edgeseg.decode import classmap_from_logits, classmap_resized
+from edgeseg.errors import MissingDependencyError, ModelError, UsageError, nearest
 from edgeseg.foreign import ModelFacts, card_for_foreign, select_output
-from edgeseg.frame import Frame, State
+from edgeseg.frame import Frame
 from edgeseg.onnx_reader import card_of, read_onnx
 from edgeseg.preprocess import Preprocessor
-
-INVALID = 255
-"""Class id of pixels without a valid result."""
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """The result for one frame.
-
-    Attributes:
-        mask: uint8 [H, W] class ids, at the frame's own size. 255 everywhere where ``valid`` is False.
-        classes: class names by id.
-        palette: RGB by class id.
-        frame: the frame it belongs to.
-        timing: milliseconds by stage: "capture" where known, "preprocess", "infer", "decode", "end_to_end".
-        valid: False where the network gave NaN or infinity.
-        state: of the source when the frame was taken.
-        finished_at: ``time.monotonic()`` in seconds when the mask was ready.
-    """
-
-    mask: NDArray[np.uint8]
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    frame: Frame
-    timing: Mapping[str, float]
-    valid: bool = True
-    state: State = State.LIVE
-    finished_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def frame_index(self) -> int:
-        """Position of the frame in its source."""
-        return self.frame.index
-
-    @property
-    def captured_at(self) -> float:
-        """``time.monotonic()`` in seconds at which the frame reached this process."""
-        return self.frame.captured_at
-
-    @property
-    def age_ms(self) -> float:
-        """Milliseconds from capture until the mask was ready."""
-        return 1000.0 * (self.finished_at - self.frame.captured_at)
-
-    def overlay(self, alpha: float = 0.5) -> NDArray[np.uint8]:
-        """The frame blended with the painted mask: uint8 [H, W, 3], BGR. ``alpha`` is the colours' share."""
-        return overlay(self.frame.image, self.mask, self.palette, alpha)
-
-    def color(self) -> NDArray[np.uint8]:
-        """The mask painted in its palette: uint8 [H, W, 3], BGR."""
-        return color_from_classmap(self.mask, self.palette)
+from edgeseg.segmentation import Segmentation
 
 
 class Segmenter:
@@ -89,19 +37,22 @@ class Segmenter:
         path: the model file, for reports.
 
     Raises:
-        ModelError: the engine has several outputs and none is named.
+        ModelError: the engine has several outputs and none is named, or takes another input than the card says.
     """
 
     def __init__(
         self, backend: Backend, card: ModelCard, *, output: str | None = None, path: Path | None = None
     ) -> None:
         self.backend, self.card, self.path = backend, card, path
-        if output is None and len(backend.outputs) > 1:
-            raise ModelError("The engine has several outputs", "name the one to decode: output=...")
+        outputs = [spec.name for spec in backend.outputs]
+        if output is None and len(outputs) > 1:
+            raise ModelError(f"The engine has the outputs {', '.join(outputs)}", "name the one to decode: output=...")
+        if output is not None and output not in outputs:
+            raise ModelError(f"The engine has no output '{output}'", nearest(output, outputs))
+        check_inputs(backend.inputs, card, "the engine's model")
         self._input = backend.inputs[0].name
-        self._output = output or backend.outputs[0].name
+        self._output = output or outputs[0]
         self._preprocess = Preprocessor(card)
-        self._decoders: dict[tuple[tuple[int, int], tuple[int, int]], Decoder] = {}
 
     def __call__(self, frame: Frame | NDArray[np.uint8]) -> Segmentation:
         """Segment a frame, or a uint8 [H, W, 3] image in BGR.
@@ -132,27 +83,31 @@ class Segmenter:
 
     def _decode(self, output: NDArray[Any], size_hw: tuple[int, int]) -> tuple[NDArray[np.uint8], bool]:
         if self.card.head == "mask":
-            ids = output.reshape(output.shape[-2:])
-            if int(ids.min()) < 0 or int(ids.max()) >= self.card.num_classes:
-                raise ModelError(
-                    f"The model gave class {int(ids.max())}, its card names {self.card.num_classes} classes",
-                    "correct --classes or the card",
-                )
-            # A copy: engines reuse their output buffer, results are the caller's to keep.
-            return classmap_resized(ids.astype(np.uint8), size_hw), True
+            return self._decode_ids(output, size_hw), True
         if output.ndim != 4 or output.shape[0] != 1 or output.shape[1] != self.card.num_classes:
             raise ModelError(
                 f"The model gave {list(output.shape)}, logits for {self.card.num_classes} classes "
                 f"are [1, {self.card.num_classes}, h, w]",
                 "correct --classes, --output or the card",
             )
-        logits_hw = (int(output.shape[2]), int(output.shape[3]))
-        decoder = self._decoders.get((logits_hw, size_hw))
-        if decoder is None:
-            if len(self._decoders) > 8:
-                self._decoders.clear()
-            decoder = self._decoders[logits_hw, size_hw] = Decoder(logits_hw, size_hw, self.card.num_classes)
-        return decoder(output[0])
+        return classmap_from_logits(output[0], size_hw)
+
+    def _decode_ids(self, output: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+        one_map = output.ndim >= 2 and output.size > 0 and all(n == 1 for n in output.shape[:-2])
+        if not one_map or output.dtype.kind not in "iub":
+            raise ModelError(
+                f"The model gave {output.dtype} {list(output.shape)}, a class map is integers [1, h, w]",
+                "correct --output or the card",
+            )
+        ids = output.reshape(output.shape[-2:])
+        least, most = int(ids.min()), int(ids.max())
+        if least < 0 or most >= self.card.num_classes:
+            raise ModelError(
+                f"The model gave class {least if least < 0 else most}, its card names {self.card.num_classes} classes",
+                "correct --classes or the card",
+            )
+        # A copy: engines reuse their output buffer, results are the caller's to keep.
+        return classmap_resized(ids.astype(np.uint8), size_hw)
 
     def stream(self, source: Iterable[Frame]) -> Iterator[Segmentation]:
         """Results for every frame of a source, in order."""
@@ -223,7 +178,11 @@ def _load_checkpoint(path: Path, backend: str, facts: ModelFacts, threads: int |
     if backend not in ("auto", "torch"):
         raise UsageError(f"{backend} cannot run the checkpoint {path}", "export it first: edgeseg export")
     # By name, because the runtime must not depend on the training package.
-    opener = importlib.import_module("edgeseg_train.backend").open_checkpoint
+    try:
+        opener = importlib.import_module("edgeseg_train.backend").open_checkpoint
+    except ImportError as error:
+        package = (error.name or "torch").partition(".")[0]
+        raise MissingDependencyError.for_extra(package, "train", "Running a checkpoint") from error
     opened, card = cast("tuple[Backend, ModelCard]", opener(path, imgsz=facts.imgsz, threads=threads))
     return Segmenter(opened, card, path=path)
 

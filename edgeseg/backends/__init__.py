@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -114,6 +114,17 @@ def network_input_shape(card: ModelCard) -> tuple[int, int, int, int]:
     return (1, height, width, 3) if card.input_layout == "nhwc" else (1, 3, height, width)
 
 
+def check_inputs(specs: Sequence[TensorSpec], card: ModelCard, model: str) -> None:
+    """Refuse a model that has not one input, or one that is not what the card says.
+
+    Raises:
+        ModelError: the number, the dtype or the shape differs.
+    """
+    if len(specs) != 1:
+        raise ModelError(f"{model} has {len(specs)} inputs", "give a model with one image input")
+    check_input(specs[0], card, model)
+
+
 def check_input(spec: TensorSpec, card: ModelCard, model: str) -> None:
     """Refuse a model whose input is not what the card says.
 
@@ -129,3 +140,28 @@ def check_input(spec: TensorSpec, card: ModelCard, model: str) -> None:
             f"the card says {card.input_dtype} {list(wanted)}",
             "correct --imgsz, --card or the flags, or export the model again at that size",
         )
+
+
+def check_feed(feed: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec]) -> None:
+    """Refuse arrays that are not what an engine's inputs are: engines differ in what they convert or overlook.
+
+    Raises:
+        BackendError: a name, dtype or shape differs; says what was given.
+    """
+    if feed.keys() == {spec.name for spec in specs} and all(_fits(feed[spec.name], spec) for spec in specs):
+        return
+    given = ", ".join(
+        f"{name}: {getattr(value, 'dtype', type(value).__name__)} {list(np.shape(value))}"
+        for name, value in feed.items()
+    )
+    wanted = ", ".join(f"{s.name}: {s.dtype} {['any' if a is None else a for a in s.shape]}" for s in specs)
+    raise BackendError(f"The engine was fed {given or 'nothing'}", f"feed {wanted}")
+
+
+def _fits(array: object, spec: TensorSpec) -> bool:
+    return (
+        isinstance(array, np.ndarray)
+        and array.dtype == spec.dtype
+        and array.ndim == len(spec.shape)
+        and all(wanted is None or wanted == own for wanted, own in zip(spec.shape, array.shape))
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.backends import TensorSpec, network_input_shape
+from edgeseg.backends import TensorSpec, check_feed, network_input_shape
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError
 
@@ -51,6 +51,7 @@ class FakeBackend:
         """Run once; see ``Backend.infer``."""
         if self._closed:
             raise BackendError("The fake backend is closed", "load the model again")
+        check_feed(feed, self.inputs)
         if self._error is not None:
             raise self._error
         if self._latency_s:

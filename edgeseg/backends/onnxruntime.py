@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.backends import TensorSpec, check_input
+from edgeseg.backends import TensorSpec, check_feed, check_inputs
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError, MissingDependencyError
 
@@ -47,13 +47,14 @@ class OnnxRuntimeBackend:
             ) from error
         self.inputs = tuple(_spec(t) for t in self._session.get_inputs())
         self.outputs = tuple(_spec(t) for t in self._session.get_outputs())
-        check_input(self.inputs[0], card, str(path))
+        check_inputs(self.inputs, card, str(path))
         self._names = [o.name for o in self.outputs]
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run once; see ``Backend.infer``."""
         if self._session is None:
             raise BackendError("The ONNX Runtime session is closed", "load the model again")
+        check_feed(feed, self.inputs)
         try:
             return dict(zip(self._names, self._session.run(self._names, dict(feed))))
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.backends import TensorSpec, check_input, network_input_shape
+from edgeseg.backends import TensorSpec, check_feed, check_inputs, network_input_shape
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError, MissingDependencyError
 
@@ -36,7 +36,7 @@ class OpenVinoBackend:
         try:
             core = ov.Core()
             model = core.read_model(str(path))
-            check_input(_spec(model.inputs[0]), card, str(path))
+            check_inputs([_spec(port) for port in model.inputs], card, str(path))
             if model.inputs[0].partial_shape.is_dynamic:
                 model.reshape({model.inputs[0]: list(network_input_shape(card))})
             self._compiled: Any = core.compile_model(model, "CPU", config)
@@ -53,6 +53,7 @@ class OpenVinoBackend:
         """Run once; see ``Backend.infer``."""
         if self._request is None:
             raise BackendError("The OpenVINO model is closed", "load the model again")
+        check_feed(feed, self.inputs)
         try:
             # Inputs and outputs are shared, not copied: the feed outlives the call, and the outputs are
             # the caller's until the next one.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from edgeseg.errors import EdgesegError, MissingDependencyError, UsageError, nearest
+from edgeseg.errors import EdgesegError, MissingDependencyError, SinkError, UsageError, nearest
 
 COMMANDS = {
     "run": "segment a camera, video, folder or the synthetic street",
@@ -29,28 +31,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not argv or argv[0] in ("-h", "--help"):
-            print(_help())
-            return 0
-        if argv[0] == "--version":
-            from importlib.metadata import version
-
-            print(version("edgeseg"))
-            return 0
-        if argv[0] not in COMMANDS:
-            raise UsageError(f"There is no command '{argv[0]}'", nearest(argv[0], COMMANDS))
-        module = importlib.import_module(f"edgeseg.cli.{argv[0]}")
-        code: int = module.main(parser_of(argv[0]).parse_args(argv[1:]))
+        try:
+            code = _run(argv)
+        except SystemExit as ending:  # argparse ends --help so
+            code = ending.code if isinstance(ending.code, int) else 0
+        sys.stdout.flush()
         return code
     except EdgesegError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # The reader of our output went away (edgeseg info ... | head): nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno != errno.ENOSPC:
+            raise
+        _discard_stdout()
+        print_error(SinkError("The disk is full where standard output goes", "free some space"))
+        return SinkError.exit_code
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("edgeseg"))
+        return 0
+    if argv[0] not in COMMANDS:
+        raise UsageError(f"There is no command '{argv[0]}'", nearest(argv[0], COMMANDS))
+    module = importlib.import_module(f"edgeseg.cli.{argv[0]}")
+    code: int = module.main(parser_of(argv[0]).parse_args(argv[1:]))
+    return code
+
+
+def print_error(error: EdgesegError) -> None:
+    """The error on standard error, as one line whatever the names in it hold."""
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+
+
+def _discard_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
@@ -75,7 +101,18 @@ def import_tool(module: str, extra: str, command: str) -> ModuleType:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise UsageError(message, f"see '{self.prog} --help'")
+        mend = f"see '{self.prog} --help'"
+        problem, colon, rest = message.partition("unrecognized arguments: ")
+        words = rest.split()
+        if colon and not problem:
+            flag = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
+            close = difflib.get_close_matches(flag or "", self._option_string_actions, n=1)
+            if flag is None:
+                mend = f"put a glob or a name with spaces in quotes; {mend}"
+            elif close:
+                mend = f"did you mean {close[0]}? {mend}"
+            message = f"{message[: len(colon)]}{' '.join(words[:3])}{' ...' if len(words) > 3 else ''}"
+        raise UsageError(message, mend)
 
 
 def _help() -> str:

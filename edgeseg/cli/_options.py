@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that choose a model, its engine, and the facts a foreign file lacks."""
-    parser.add_argument("--model", metavar="FILE", help="model file or bundled name (default: the bundled model)")
+    parser.add_argument(
+        "--model", type=filled, metavar="FILE", help="model file or bundled name (default: the bundled model)"
+    )
     parser.add_argument("--backend", default="auto", metavar="NAME", help="auto, openvino or onnxruntime")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads for one inference")
     parser.add_argument("--imgsz", type=positive, nargs=2, metavar=("H", "W"), help="input height and width")
     facts = parser.add_argument_group("models without a card (not exported by edgeseg)")
-    facts.add_argument("--card", metavar="FILE.json", help="a model card")
+    facts.add_argument("--card", type=filled, metavar="FILE.json", help="a model card")
     facts.add_argument("--classes", metavar="NAMES", help="class names by id: a,b,c or a file with one a line")
     facts.add_argument("--mean", type=float, nargs="+", metavar="X", help="of pixels in 0..1, in --color-order")
     facts.add_argument("--std", type=float, nargs="+", metavar="X", help="of pixels in 0..1, in --color-order")
@@ -47,6 +50,17 @@ def segmenter_from_args(args: argparse.Namespace) -> Segmenter:
     return load(args.model, args.backend, card=args.card, facts=facts, threads=args.threads)
 
 
+def filled(text: str) -> str:
+    """A path or name, for argparse: an unset shell variable in quotes is empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError("is not UTF-8; rename it") from error
+    return text
+
+
 def positive(text: str) -> int:
     """A whole number from 1 on, for argparse."""
     value = int(text)
@@ -70,9 +84,27 @@ def _triple(values: list[float] | None, flag: str) -> list[float] | None:
 
 
 def _classes(text: str) -> tuple[str, ...]:
-    if Path(text).is_file():
-        text = ",".join(Path(text).read_text(encoding="utf-8").splitlines())
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = [name.strip() for name in (_classes_from_file(text) or text.split(","))]
+    while names and not names[-1]:
+        names.pop()
     if not names:
         raise UsageError("--classes names no class", "give names by id: road,car,...")
-    return names
+    if "" in names:
+        # Leaving it out would give every later name another id.
+        raise UsageError(f"--classes has no name for the class {names.index('')}", "give every id a name: a,b,c")
+    return tuple(names)
+
+
+def _classes_from_file(text: str) -> list[str] | None:
+    path = Path(text)
+    try:
+        if not path.is_file():
+            return None
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a text file", "give class names, one a line") from error
+    except OSError as error:
+        # More names than a file name may be long.
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise UsageError(f"Cannot read {path} ({error.strerror})", "give a file with one class name a line") from error

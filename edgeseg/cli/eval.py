@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.cli._options import add_model_arguments, positive, segmenter_from_args
+from edgeseg.cli._options import add_model_arguments, filled, positive, segmenter_from_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,17 +22,21 @@ SYNTHETIC_FRAMES = 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add_model_arguments(parser)
-    parser.add_argument("--data", required=True, metavar="data.yaml", help="data set, or synthetic://street?frames=100")
+    parser.add_argument(
+        "--data", type=filled, required=True, metavar="data.yaml", help="data set, or synthetic://street?frames=100"
+    )
     parser.add_argument("--split", default="val", metavar="NAME", help="split of the data set (val)")
-    parser.add_argument("--json", metavar="OUT", help="write the figures as JSON")
+    parser.add_argument("--json", type=filled, metavar="OUT", help="write the figures as JSON")
     parser.add_argument("--max-images", type=positive, metavar="N", help="score only the first N")
 
 
 def main(args: argparse.Namespace) -> int:
     """Print per-class IoU and Dice and the means."""
     from edgeseg.evaluate import evaluate
-    from edgeseg.files import write_text
+    from edgeseg.files import check_writable, write_text
 
+    if args.json:
+        check_writable(args.json)
     with segmenter_from_args(args) as segmenter:
         pairs, count, ignore_id = _pairs(args, segmenter)
         scores = evaluate(segmenter, _with_progress(pairs, count), ignore_id)
@@ -76,4 +80,4 @@ def _pairs(args: argparse.Namespace, segmenter: Segmenter) -> tuple[Iterator[_Pa
 def _with_progress(pairs: Iterator[_Pair], count: int) -> Any:
     from tqdm import tqdm
 
-    return tqdm(pairs, total=count, unit="image", leave=False)
+    return tqdm(pairs, total=count, unit="image", leave=False, disable=None)

@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
     if suffix in _CHECKPOINTS:
         raise ModelError(
             f"{args.model} is a training checkpoint, `edgeseg info` reads model files",
-            f"make one with `edgeseg export {args.model}` and look at that",
+            f"make one with `edgeseg export --checkpoint {args.model} --out model.onnx` and look at that",
         )
     try:
         report = _of_engine(Path(args.model)) if suffix == ".engine" else _of_onnx(args.model)

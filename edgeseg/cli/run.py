@@ -6,31 +6,36 @@ import argparse
 import json
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.cli._options import add_model_arguments, positive, segmenter_from_args, share
+from edgeseg.cli._options import add_model_arguments, filled, positive, segmenter_from_args, share
 from edgeseg.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeseg.io.sinks import Sink
     from edgeseg.io.sources import Source
     from edgeseg.pipeline import Report
-    from edgeseg.segmenter import Segmentation, Segmenter
+    from edgeseg.segmentation import Segmentation
+    from edgeseg.segmenter import Segmenter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument(
         "--source",
+        type=filled,
         metavar="SRC",
         help="camera number, /dev/videoN, video, image, folder, quoted glob, .txt list, or synthetic://street",
     )
     parser.add_argument("--camera", type=int, metavar="N", help="short for --source N")
     add_model_arguments(parser)
     parser.add_argument("--headless", action="store_true", help="open no window")
-    parser.add_argument("--save", metavar="OUT.mp4", help="write the overlay as a video (.mp4, .mkv, .avi)")
-    parser.add_argument("--save-masks", metavar="DIR", help="write class maps as PNGs, pixel = class id")
-    parser.add_argument("--stats", metavar="OUT.json", help="write frames, rate and latencies")
+    parser.add_argument(
+        "--save", type=filled, metavar="OUT.mp4", help="write the overlay as a video (.mp4, .mkv, .avi)"
+    )
+    parser.add_argument("--save-masks", type=filled, metavar="DIR", help="write class maps as PNGs, pixel = class id")
+    parser.add_argument("--stats", type=filled, metavar="OUT.json", help="write frames, rate and latencies")
     parser.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
     parser.add_argument("--alpha", type=share, default=0.5, metavar="X", help="share of the class colours (0.5)")
 
@@ -40,39 +45,54 @@ def main(args: argparse.Namespace) -> int:
     if (args.source is None) == (args.camera is None):
         raise UsageError("No source is given" if args.source is None else "Both --source and --camera are given",
                          "give one of --source SRC and --camera N")  # fmt: skip
-    from tqdm import tqdm
-
-    from edgeseg.files import write_text
+    from edgeseg.cli import print_error
+    from edgeseg.errors import SinkError
+    from edgeseg.files import check_writable, write_text
     from edgeseg.io.sources import open_source
-    from edgeseg.pipeline import run, stopped_by_signals
+    from edgeseg.pipeline import stopped_by_signals
 
     stop = threading.Event()
     with stopped_by_signals(stop):
-        # The source first: a misspelt path must not wait for an engine to load.
-        source = open_source(args.source if args.source is not None else args.camera)
-        with source, segmenter_from_args(args) as segmenter:
-            total = _total(source, args.max_frames)
+        # A misspelt path must not wait for an engine to load, nor come out after an hour's run.
+        if args.stats:
+            check_writable(args.stats)
+        with open_source(args.source if args.source is not None else args.camera) as source:
             sinks = _sinks(args, source)
-            with tqdm(total=total, unit="frame", desc=source.name[-40:], disable=None if source.live else False) as bar:
-
-                def shown(result: Segmentation, report: Report) -> None:
-                    bar.set_postfix(
-                        latency_ms=f"{report.times.median_ms('end_to_end'):.1f}",
-                        dropped=report.dropped,
-                        refresh=False,
-                    )
-                    bar.update()
-                    if any(getattr(sink, "closed", False) for sink in sinks):
-                        stop.set()
-
-                report = run(source, segmenter, sinks, max_frames=args.max_frames, stop=stop, on_result=shown)
-            if args.stats:
-                write_text(args.stats, json.dumps(_stats(report, segmenter, source), indent=2) + "\n")
+            with segmenter_from_args(args) as segmenter:
+                _note_missing_display(args, sinks)
+                report = _segment(args, source, segmenter, sinks, stop)
+                stats = _stats(report, segmenter, source)
+        if args.stats:
+            try:
+                write_text(args.stats, json.dumps(stats, indent=2) + "\n")
+            except SinkError as error:
+                report.error = report.error or error
     _summarise(args, report)
     if report.error is not None:
-        print(f"error: {report.error}", file=sys.stderr)
+        print_error(report.error)
         return 1
     return 0
+
+
+def _segment(
+    args: argparse.Namespace, source: Source, segmenter: Segmenter, sinks: list[Sink], stop: threading.Event
+) -> Report:
+    from tqdm import tqdm
+
+    from edgeseg.pipeline import run
+
+    total = _total(source, args.max_frames)
+    with tqdm(total=total, unit="frame", desc=source.name[-40:], disable=None) as bar:
+
+        def shown(result: Segmentation, report: Report) -> None:
+            bar.set_postfix(
+                latency_ms=f"{report.times.median_ms('end_to_end'):.1f}", dropped=report.dropped, refresh=False
+            )
+            bar.update()
+            if any(getattr(sink, "closed", False) for sink in sinks):
+                stop.set()
+
+        return run(source, segmenter, sinks, max_frames=args.max_frames, stop=stop, on_result=shown)
 
 
 def _sinks(args: argparse.Namespace, source: Source) -> list[Sink]:
@@ -85,9 +105,12 @@ def _sinks(args: argparse.Namespace, source: Source) -> list[Sink]:
         sinks.append(MaskSink(args.save_masks))
     if not args.headless and display_available():
         sinks.append(WindowSink(alpha=args.alpha))
-    elif not args.headless and not sinks and not args.stats:
-        print("note: there is no display; add --save OUT.mp4 to see the result", file=sys.stderr)
     return sinks
+
+
+def _note_missing_display(args: argparse.Namespace, sinks: list[Sink]) -> None:
+    if not (sinks or args.headless or args.stats):
+        print("note: there is no display; add --save OUT.mp4 to see the result", file=sys.stderr)
 
 
 def _total(source: Source, max_frames: int | None) -> int | None:
@@ -133,5 +156,5 @@ def _summarise(args: argparse.Namespace, report: Report) -> None:
         parts.append(f"{report.invalid} INVALID (the network gave NaN or infinity)")
     print(", ".join(parts))
     for target in (args.save, args.save_masks, args.stats):
-        if target and report.frames:
+        if target and report.frames and Path(target).exists():
             print(f"wrote {target}")

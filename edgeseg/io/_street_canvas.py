@@ -224,7 +224,8 @@ class Canvas:
             flags=self._cv2.INTER_NEAREST,
             borderValue=(0, 0, 0, CLEAR),
         )
-        opaque = self._cv2.compare(self._cv2.extractChannel(patch, 3), CLEAR, self._cv2.CMP_NE)
+        labels = self._cv2.extractChannel(patch, 3)
+        _, opaque = self._cv2.threshold(labels, CLEAR - 1, 255, self._cv2.THRESH_BINARY_INV)
         self._cv2.copyTo(patch, opaque, self.pixels[roi[1] : roi[3], roi[0] : roi[2]])
 
     def _clip(self, left: float, top: float, right: float, bottom: float) -> tuple[int, int, int, int] | None:

@@ -70,16 +70,16 @@ def _window(
 ) -> None:
     """A sash window: stone sill and lintel, white frame, dark glass that mirrors some sky."""
     left, right, top = x_m - width_m / 2, x_m + width_m / 2, y_m + height_m
-    stone = paint((120, 128, 132), BUILDING, rng.uniform(0.7, 1.2))
+    stone = paint((112, 120, 124), BUILDING, rng.uniform(0.7, 1.0))
     drawing.box(left - 0.1, y_m - 0.12, right + 0.1, y_m, stone)
     drawing.box(left - 0.08, top, right + 0.08, top + 0.16, stone)
-    drawing.box(left, y_m, right, top, paint((170, 174, 174), BUILDING))
-    glass, mirror = rng.uniform(0.6, 1.3), rng.uniform(0.5, 1.9)
+    drawing.box(left, y_m, right, top, paint((136, 142, 142), BUILDING, rng.uniform(0.5, 1.1)))
+    glass, mirror = rng.uniform(0.6, 1.3), rng.uniform(0.5, 1.6)
     middle = y_m + height_m / 2
     drawing.box(left + 0.07, y_m + 0.07, right - 0.07, middle - 0.03, paint((44, 40, 36), BUILDING, glass))
     drawing.box(left + 0.07, middle + 0.03, right - 0.07, top - 0.07, paint((72, 66, 58), BUILDING, mirror))
     if rng.random() < 0.6:
-        drawing.box(x_m - 0.025, y_m, x_m + 0.025, top, paint((165, 170, 170), BUILDING))
+        drawing.box(x_m - 0.025, y_m, x_m + 0.025, top, paint((120, 126, 126), BUILDING))
 
 
 def _storey_windows(
@@ -204,7 +204,7 @@ def hedge(rng: np.random.Generator) -> Texture:
     """A trimmed hedge, one plot long."""
     drawing = Drawing(PLOT_M, 1.4, _PPM, paint((40, 58, 52), TREE))
     rows, columns = drawing.picture.shape[:2]
-    leaves = 1 + 0.35 * rng.standard_normal((rows // 2 + 1, columns // 2 + 1)).astype(np.float32)
+    leaves = np.maximum(1 + 0.35 * rng.standard_normal((rows // 2 + 1, columns // 2 + 1)), 0.3)
     shade = np.repeat(np.repeat(leaves, 2, axis=0), 2, axis=1)[:rows, :columns]
     shade *= np.linspace(1.25, 0.7, rows, dtype=np.float32)[:, None]
     drawing.picture[..., :3] = np.clip(drawing.picture[..., :3] * shade[..., None], 0, 255)

@@ -72,7 +72,7 @@ def _tree(rng: np.random.Generator, height_m: float, tint: Bgr, leaves: float, l
     drawing.picture[(reach > edge + 0.06) & (height > low + 0.1), 3] = CLEAR  # twigs end a little outside the leaves
     light = 0.80 + 0.25 * clumps + 0.35 * (0.5 - v / rows) + 0.16 * rng.standard_normal((rows, columns))
     for channel in range(3):
-        shade = np.clip(tint[channel] * light * 1.1, 0, 255).astype(np.uint8)
+        shade = np.clip(tint[channel] * 1.25 * np.maximum(light, 0.25), 0, 255).astype(np.uint8)
         drawing.picture[..., channel][crown] = shade[crown]
     drawing.picture[..., 3][crown] = TREE
     return to_texture(drawing.picture, drawing.width_m, drawing.height_m)

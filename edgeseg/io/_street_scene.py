@@ -10,17 +10,18 @@ from typing import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeseg.io import _street_furniture as furniture
 from edgeseg.io import _street_vehicles as vehicles
 from edgeseg.io import _street_world as world
 from edgeseg.io._street_canvas import Camera, Canvas
 from edgeseg.io._street_facades import House, fences, guard_rail, hedge, houses
 from edgeseg.io._street_figures import PEDAL_M, STRIDE_M, bushes, cyclists, mirrored, trees, walkers
-from edgeseg.io._street_labels import BUILDING, PAVEMENT, POLE, ROAD, SIGN, TREE, Paint, paint
+from edgeseg.io._street_labels import BUILDING, PAVEMENT, ROAD, TREE, Paint, paint
 from edgeseg.io._street_textures import (
     GRAIN_HALF_WIDTH_M,
+    GRAIN_LENGTH_M,
     GRAIN_MEAN,
     GRAIN_PERIOD_M,
-    GRAIN_REACH_M,
     ground_grain,
     sky_panorama,
 )
@@ -43,11 +44,7 @@ _KERB_FACE = paint((48, 50, 50), PAVEMENT)
 _WHITE = paint((158, 162, 160), ROAD)
 _YELLOW = paint((40, 120, 138), ROAD)
 
-_STEEL = paint((78, 80, 80), POLE)
-_DARK_STEEL = paint((38, 42, 40), POLE)
-_CONCRETE = paint((120, 124, 124), POLE)
 _SLATES = (paint((62, 58, 58), BUILDING), paint((54, 60, 78), BUILDING), paint((48, 46, 48), BUILDING))
-_CHIMNEY = paint((60, 68, 90), BUILDING)
 
 
 class Scene:
@@ -111,7 +108,7 @@ class Scene:
         turned = min(max(math.tan(camera.yaw_rad), -_SKY_MARGIN), _SKY_MARGIN)
         left = round((columns - width) / 2 + turned * self._focal_px)
         self._canvas.pixels[:horizon] = self._sky[rows - horizon :, left : left + width]
-        self._canvas.pixels[horizon:] = _GRASS
+        self._canvas.box(0, horizon, width, height, _GRASS)
 
     def _paint_ground(self, camera: Camera, traffic: list[vehicles.Vehicle]) -> None:
         along = camera.along_m + np.geomspace(2.0, _GROUND_FAR_M, 40)
@@ -176,8 +173,7 @@ class Scene:
             return
         ground = self._canvas.pixels[max(top, 0) :]
         rows, columns = self._grain.shape[:2]
-        per_column = 2 * GRAIN_HALF_WIDTH_M / columns
-        per_row = GRAIN_PERIOD_M * math.ceil((GRAIN_PERIOD_M + GRAIN_REACH_M) / GRAIN_PERIOD_M) / rows
+        per_column, per_row = 2 * GRAIN_HALF_WIDTH_M / columns, GRAIN_LENGTH_M / rows
         past = camera.along_m % GRAIN_PERIOD_M
         slope = camera.bend.slope(camera.along_m)
         centre = camera.bend.offset_m(camera.along_m) - camera.x_m
@@ -221,7 +217,7 @@ class Scene:
         back, ridge, ridge_up = x + plot.side * 9.0, x + plot.side * 4.5, height + 3.0
         is_pitched = plot.luck[3] < 0.75 and height < 10.0
         if is_pitched:
-            self._chimney(camera, ridge, near + 1.0 + 6.0 * plot.luck[5], ridge_up)
+            furniture.chimney(self._canvas, camera, ridge, near + 1.0 + 6.0 * plot.luck[5], ridge_up)
             slope = (ridge_up - height) / 4.5
             if height - slope * abs(camera.x_m - x - camera.bend.offset_m(near)) < camera.height_m + 0.5:
                 roof = (x, height, near), (x, height, far), (ridge, ridge_up, far), (ridge, ridge_up, near)
@@ -233,7 +229,7 @@ class Scene:
             self._canvas.wall(camera, house.side, (x, near), (back, near))
         self._canvas.wall(camera, house.front, (x, near), (x, far))
         if plot.kind is PlotKind.FRONT and plot.luck[7] < 0.35 and near > camera.along_m + 2.0:
-            self._shop_sign(camera, x, near + 3.0, plot)
+            furniture.shop_sign(self._canvas, camera, x, near + 3.0, plot.luck[4])
 
     def _house(self, plot: Plot) -> House:
         return self._houses[int(plot.luck[2] * len(self._houses))]
@@ -245,28 +241,6 @@ class Scene:
             return True
         return self._house(nearer).front.height_m < height_m - 0.1
 
-    def _chimney(self, camera: Camera, lateral_m: float, along_m: float, base_m: float) -> None:
-        column, ground, scale = camera.locate(lateral_m, along_m)
-        self._canvas.box(
-            column - 0.5 * scale,
-            ground - (base_m + 1.3) * scale,
-            column + 0.5 * scale,
-            ground - (base_m - 1.0) * scale,
-            _CHIMNEY,
-        )
-
-    def _shop_sign(self, camera: Camera, lateral_m: float, along_m: float, plot: Plot) -> None:
-        """A board that hangs over the pavement."""
-        inner, outer = camera.locate(lateral_m, along_m), camera.locate(lateral_m - plot.side * 0.9, along_m)
-        left, right = sorted((inner[0], outer[0]))
-        scale = outer[2]
-        top, bottom = outer[1] - 3.9 * scale, outer[1] - 3.0 * scale
-        board = paint([(50, 46, 120), (96, 60, 40), (44, 44, 46), (170, 176, 180)][int(plot.luck[4] * 4)], SIGN)
-        self._canvas.box(left, top, right, bottom, board)
-        if scale > 12:
-            edge = 0.12 * scale
-            self._canvas.box(left + edge, top + 2 * edge, right - edge, bottom - 2 * edge, paint((150, 160, 165), SIGN))
-
     def _paint_garden(self, camera: Camera, plot: Plot) -> None:
         x = plot.side * FRONT_M
         for place in range(2):
@@ -277,7 +251,7 @@ class Scene:
                 bush = self._bushes[int(luck * 37) % len(self._bushes)]
                 if along > camera.along_m + 2.0:
                     self._canvas.sprite(bush, column, ground, scale * (0.8 + luck))
-        if plot.luck[4] < 0.45:
+        if plot.luck[4] < 0.6:
             self._tree(camera, x + plot.side * 2.4, plot.start_m + 4.0, plot.luck[4], 0.7 + plot.luck[4])
         if plot.luck[7] < 0.3:
             self._canvas.wall(camera, self._hedge, (x, plot.start_m), (x, plot.end_m))
@@ -344,16 +318,18 @@ class Scene:
             x = plot.side * (KERB_M + 0.45)
             number = round(plot.start_m / world.PLOT_M)
             if (number + (plot.side > 0)) % 3 == 0:
-                yield from _at(plot.start_m + 1.0, start, partial(self._lamp, camera, x, plot))
+                along = plot.start_m + 1.0
+                yield from _at(along, start, partial(furniture.lamp, self._canvas, camera, x, along))
             if luck[0] < 0.4:
-                yield from _at(plot.start_m + 4.0, start, partial(self._sign, camera, x, plot.start_m + 4.0, luck))
-            if luck[1] < 0.16:
+                along = plot.start_m + 4.0
+                yield from _at(along, start, partial(furniture.sign, self._canvas, camera, x, along, luck[4]))
+            if luck[1] < 0.26:
                 along = plot.start_m + 7.0
-                yield from _at(along, start, partial(self._tree, camera, x + plot.side * 0.3, along, luck[2], 0.75))
+                yield from _at(along, start, partial(self._tree, camera, x + plot.side * 0.3, along, luck[2], 0.9))
             if luck[3] < 0.15:
                 for place in range(4):
                     along = plot.start_m + 1.5 + 1.8 * place
-                    yield from _at(along, start, partial(self._bollard, camera, x, along))
+                    yield from _at(along, start, partial(furniture.bollard, self._canvas, camera, x, along))
         for crossing in self._world.crossings(start - 12.0, start + 140.0):
             yield from self._crossing_furniture(camera, crossing)
 
@@ -362,70 +338,13 @@ class Scene:
         for side in (-1, 1):
             x = side * (KERB_M + 0.3)
             post = crossing.along_m - side * 2.0
-            yield from _at(post, start, partial(self._traffic_light, camera, x, post, crossing.luck))
-            for along in (-12.5, -9.5, -6.5, -3.5 + 0.5, 3.0, 6.0, 9.0):
+            yield from _at(post, start, partial(furniture.traffic_light, self._canvas, camera, x, post))
+            for along in (-9.0, -6.0, 3.0, 6.0):
                 near = crossing.along_m + along
                 plots = self._world.plot_at(side, near), self._world.plot_at(side, near + 3.0)
                 if all(plot.kind is not PlotKind.SIDE_ROAD for plot in plots) and near + 3.0 > start + 2.0:
                     wall = partial(self._canvas.wall, camera, self._guard_rail, (x, near), (x, near + 3.0))
                     yield near, wall
-
-    def _lamp(self, camera: Camera, lateral_m: float, plot: Plot) -> None:
-        column, ground, scale = camera.locate(lateral_m, plot.start_m + 1.0)
-        top = ground - 7.5 * scale
-        self._canvas.box(column - 0.10 * scale, ground - 1.2 * scale, column + 0.10 * scale, ground, _DARK_STEEL)
-        self._canvas.box(column - 0.07 * scale, top, column + 0.07 * scale, ground - 1.1 * scale, _STEEL)
-        left, right = sorted((column, column - plot.side * 1.5 * scale))
-        self._canvas.box(left, top - 0.05 * scale, right, top + 0.05 * scale, _STEEL)
-        left, right = sorted((column - plot.side * 1.0 * scale, column - plot.side * 1.7 * scale))
-        self._canvas.box(left, top - 0.08 * scale, right, top + 0.12 * scale, _CONCRETE)
-
-    def _sign(self, camera: Camera, lateral_m: float, along_m: float, luck: tuple[float, ...]) -> None:
-        column, ground, scale = camera.locate(lateral_m, along_m)
-        middle = ground - 2.5 * scale
-        self._canvas.box(column - 0.05 * scale, middle, column + 0.05 * scale, ground, _STEEL)
-        kind = int(luck[4] * 4)
-        red, white = paint((44, 40, 150), SIGN), paint((176, 180, 178), SIGN)
-        blue = paint((130, 70, 30), SIGN)
-        if kind == 0:
-            self._canvas.disc(column, middle, 0.36 * scale, red)
-            self._canvas.disc(column, middle, 0.25 * scale, white)
-        elif kind == 1:
-            self._canvas.disc(column, middle, 0.36 * scale, blue)
-            self._canvas.box(
-                column - 0.05 * scale, middle - 0.2 * scale, column + 0.05 * scale, middle + 0.2 * scale, white
-            )
-        elif kind == 2:
-            for size, colour in ((0.5, red), (0.3, white)):
-                corners = [[-0.9, 0.55], [0.9, 0.55], [0.0, -1.0]]
-                self._canvas.polygon(np.array(corners) * size * scale + (column, middle), colour)
-        else:
-            self._canvas.box(
-                column - 0.5 * scale, middle - 0.45 * scale, column + 0.5 * scale, middle + 0.45 * scale, blue
-            )
-            for row in (-0.2, 0.1):
-                self._canvas.box(
-                    column - 0.35 * scale,
-                    middle + row * scale,
-                    column + 0.3 * scale,
-                    middle + (row + 0.12) * scale,
-                    white,
-                )
-
-    def _traffic_light(self, camera: Camera, lateral_m: float, along_m: float, luck: tuple[float, ...]) -> None:
-        column, ground, scale = camera.locate(lateral_m, along_m)
-        self._canvas.box(column - 0.08 * scale, ground - 3.4 * scale, column + 0.08 * scale, ground, _DARK_STEEL)
-        top = ground - 3.3 * scale
-        self._canvas.box(
-            column - 0.24 * scale, top, column + 0.24 * scale, top + 1.0 * scale, paint((24, 24, 26), SIGN)
-        )
-        lamps = ((0.18, (50, 50, 200)), (0.5, (40, 60, 66)), (0.82, (60, 70, 50)))
-        for drop, colour in lamps:
-            self._canvas.disc(column, top + drop * scale, 0.11 * scale, paint(colour, SIGN))
-
-    def _bollard(self, camera: Camera, lateral_m: float, along_m: float) -> None:
-        column, ground, scale = camera.locate(lateral_m, along_m)
-        self._canvas.box(column - 0.09 * scale, ground - 1.0 * scale, column + 0.09 * scale, ground, _DARK_STEEL)
 
 
 def _quad(left_m: float, right_m: float, near_m: float, far_m: float) -> list[list[float]]:

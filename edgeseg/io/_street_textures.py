@@ -18,7 +18,7 @@ Picture = NDArray[np.uint8]
 
 GRAIN_MEAN = 24
 GRAIN_PERIOD_M = 16.0
-GRAIN_REACH_M = 30.0
+GRAIN_LENGTH_M = 3 * GRAIN_PERIOD_M  # beyond, the ground is too far away to show any
 GRAIN_HALF_WIDTH_M = 14.0
 
 
@@ -36,15 +36,18 @@ def to_texture(picture: Picture, width_m: float, height_m: float) -> Texture:
     """A texture with all its smaller levels. Colours are averaged, class ids are picked."""
     import cv2
 
+    labels = picture[..., 3]
+    mean = cv2.mean(picture, np.asarray(labels != CLEAR, np.uint8))[:3]
+    if labels.max() == CLEAR:  # so that smaller levels do not get dark rims
+        picture = picture.copy()
+        picture[labels == CLEAR, :3] = mean
     levels = [picture]
     while min(levels[-1].shape[:2]) >= 8:
         rows, columns = levels[-1].shape[:2]
         half = cv2.resize(levels[-1], (columns // 2, rows // 2), interpolation=cv2.INTER_AREA)
         half[..., 3] = levels[-1][: rows // 2 * 2 : 2, : columns // 2 * 2 : 2, 3]
         levels.append(half)
-    solid = picture[picture[..., 3] != CLEAR]
-    blue, green, red = solid[:, :3].mean(axis=0)
-    return Texture(tuple(levels), width_m, height_m, paint((blue, green, red), int(solid[0, 3])))
+    return Texture(tuple(levels), width_m, height_m, paint(mean, int(labels.min())))
 
 
 class Drawing:
@@ -146,7 +149,7 @@ def ground_grain(rng: np.random.Generator, columns_per_m: int = 32, rows_per_m: 
     slabs = np.abs(lateral) > 5.95
     grain[:: max(1, rows_per_m * 4 // 5), slabs] -= 9.0
     grain[:, slabs & (np.mod(np.abs(lateral) - 5.95, 0.6) < 1.0 / columns_per_m)] -= 7.0
-    periods = int(np.ceil((GRAIN_PERIOD_M + GRAIN_REACH_M) / GRAIN_PERIOD_M))
+    periods = round(GRAIN_LENGTH_M / GRAIN_PERIOD_M)
     shade = np.tile(np.clip(GRAIN_MEAN + grain, 0, 255).astype(np.uint8), (periods, 1))
     return np.dstack([shade, shade, shade, np.zeros_like(shade)])
 

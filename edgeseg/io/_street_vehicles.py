@@ -164,7 +164,7 @@ class _Builder:
         return Part(first, len(self.corners), role, is_detail)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def model(shape: Shape, from_front: bool) -> Model:
     """The panels of a shape, for a camera before or behind it."""
     build = _Builder()
@@ -240,7 +240,7 @@ def _between(low: tuple[float, float], high: tuple[float, float], part: float) -
     return low[0] + part * (high[0] - low[0]), low[1] + part * (high[1] - low[1])
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _paints(body: Bgr, plate: Bgr, is_braking: bool) -> dict[str, Paint]:
     return {
         "side": paint(body, CAR, 0.72),

@@ -158,12 +158,14 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self._dice = Dice(seed)
-        self.bend = Bend(self._dice.roll(Topic.ROAD, 0))
+        luck = self._dice.roll(Topic.ROAD, 0)
+        self.bend = Bend(luck)
+        self._start_m = 1000.0 * luck[2]
         self.plot = functools.lru_cache(maxsize=512)(self._plot)
 
     def pose(self, time_s: float) -> Pose:
         """Where the camera is."""
-        along = _SPEED_MPS * time_s + 5.0 * math.sin(0.27 * time_s)
+        along = self._start_m + _SPEED_MPS * time_s + 5.0 * math.sin(0.27 * time_s)
         bump = math.sin(along * 1.9) * math.sin(along * 0.37)
         return Pose(
             along_m=along,
@@ -226,7 +228,7 @@ class World:
             done = min(max(done, 0.0), 1.0)  # before and after, they stand on the pavement
             direction = 1 if luck[2] > 0.5 else -1
             lateral = direction * (2 * done - 1) * (KERB_M + 0.6)
-            yield Traveller(lateral, crossing.along_m + 2 * luck[3] - 1, direction, done * 13.0, luck)
+            yield Traveller(lateral, crossing.along_m + 2 * luck[3] - 1, direction, done * 13.1, luck)
 
     def parked(self, from_m: float, to_m: float) -> Iterator[Traveller]:
         """Cars at the kerb."""

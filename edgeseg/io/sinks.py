@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any, Union
 
 import numpy as np
 
 from edgeseg.errors import SinkError
-from edgeseg.files import replacing
-
-if TYPE_CHECKING:
-    from edgeseg.segmenter import Segmentation
+from edgeseg.files import check_writable, check_writable_folder, replacing
+from edgeseg.segmentation import Segmentation
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -66,7 +65,7 @@ class VideoSink(Sink):
         alpha: share of the class colours, 0 to 1.
 
     Raises:
-        SinkError: the folder cannot be written, or the suffix names no container.
+        SinkError: the path cannot be written, or its suffix names no container.
     """
 
     def __init__(self, path: PathLike, rate_hz: float, alpha: float = 0.5) -> None:
@@ -78,7 +77,8 @@ class VideoSink(Sink):
         self._written = 0
         if self._path.suffix.lower() not in (".mp4", ".mkv", ".avi"):
             raise SinkError(f"{path} names no video container", "use .mp4, .mkv or .avi", exit_code=2)
-        _make_writable_folder(self._path.parent)
+        _check_utf8(self._path)
+        check_writable(self._path)
 
     def write(self, result: Segmentation) -> None:
         """Add one overlay; frames of another size than the first are scaled to it."""
@@ -88,11 +88,7 @@ class VideoSink(Sink):
         if self._writer is None:
             # Encoders take even sizes only.
             self._size_hw = (max(2, picture.shape[0] // 2 * 2), max(2, picture.shape[1] // 2 * 2))
-            codec = "MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"
-            fourcc = cv2.VideoWriter.fourcc(*codec)
-            self._writer = cv2.VideoWriter(str(self._temporary), fourcc, self._rate_hz, self._size_hw[::-1])
-            if not self._writer.isOpened():
-                raise SinkError(f"OpenCV cannot write {self._path}", "choose another suffix, such as .avi")
+            self._writer = self._open(self._size_hw)
         assert self._size_hw is not None
         if picture.shape[:2] != self._size_hw:
             picture = np.asarray(cv2.resize(picture, self._size_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8)
@@ -103,17 +99,33 @@ class VideoSink(Sink):
             raise SinkError(f"Writing {self._path} failed", "check the space left on the disk; what fitted is kept")
         self._written += 1
 
+    def _open(self, size_hw: tuple[int, int]) -> Any:
+        import cv2
+
+        _make_folder(self._path.parent)
+        codec = "MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"
+        writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter.fourcc(*codec), self._rate_hz, size_hw[::-1])
+        if not writer.isOpened():
+            self._temporary.unlink(missing_ok=True)
+            raise SinkError(f"OpenCV cannot write {self._path}", "choose another suffix, such as .avi")
+        return writer
+
     def close(self) -> None:
         """Finish the file and give it its name; see ``Sink.close``."""
         if self._writer is None:
             return
         self._writer.release()
         self._writer = None
-        readable = _readable_frames(self._temporary)
-        if readable == 0:
-            self._temporary.unlink(missing_ok=True)
-            raise SinkError(f"The video {self._path} could not be finished", "check the space left on the disk")
-        os.replace(self._temporary, self._path)
+        try:
+            readable = _readable_frames(self._temporary)
+            if readable == 0:
+                raise SinkError(f"The video {self._path} could not be finished", "check the space left on the disk")
+            os.replace(self._temporary, self._path)
+        except OSError as error:
+            raise SinkError(f"Cannot write {self._path} ({error.strerror})", "choose another folder") from error
+        finally:
+            with contextlib.suppress(OSError):
+                self._temporary.unlink()
         if readable < self._written:
             raise SinkError(
                 f"Only {readable} of {self._written} frames reached {self._path}",
@@ -124,8 +136,10 @@ class VideoSink(Sink):
 class MaskSink(Sink):
     """Masks as single-channel 8-bit PNGs, pixel = class id, named by frame index or by the image's name.
 
+    A second image of one name (``a/1.jpg`` and ``b/1.jpg``, or ``1.jpg`` and ``1.png``) adds its frame index.
+
     Args:
-        folder: made if missing.
+        folder: made with the first mask if missing.
 
     Raises:
         SinkError: the folder cannot be written.
@@ -133,13 +147,18 @@ class MaskSink(Sink):
 
     def __init__(self, folder: PathLike) -> None:
         self._folder = Path(folder)
-        _make_writable_folder(self._folder)
+        self._names: set[str] = set()
+        check_writable_folder(self._folder)
 
     def write(self, result: Segmentation) -> None:
         """Write one PNG."""
         import cv2
 
-        stem = Path(result.frame.name).stem or f"{result.frame_index:06d}"
+        number = f"{result.frame_index:06d}"
+        stem = Path(result.frame.name).stem or number
+        if stem in self._names:
+            stem = f"{stem}_{number}"
+        self._names.add(stem)
         ok, png = cv2.imencode(".png", result.mask)
         if not ok:
             raise SinkError(f"The mask of frame {result.frame_index} cannot be encoded", "check the frame's size")
@@ -190,14 +209,21 @@ def display_available() -> bool:
     return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _make_writable_folder(folder: Path) -> None:
-    mend = "choose a folder you may write to"
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SinkError(f"The folder {folder} cannot be made ({error.strerror})", mend, exit_code=2) from error
-    if not os.access(folder, os.W_OK):
-        raise SinkError(f"The folder {folder} is not writable", mend, exit_code=2)
+        raise SinkError(
+            f"The folder {folder} cannot be made ({error.strerror})", "choose a folder you may write to"
+        ) from error
+
+
+def _check_utf8(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        # OpenCV crashes on such a name.
+        raise SinkError(f"The name {path} is not UTF-8", "choose another", exit_code=2) from error
 
 
 def _readable_frames(path: Path) -> int:

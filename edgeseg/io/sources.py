@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import re
+import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -14,9 +16,10 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeseg.dataset import IMAGE_SUFFIXES, read_image
-from edgeseg.errors import SourceError, TruncatedSourceError
+from edgeseg.errors import DataError, SourceError, TruncatedSourceError
 from edgeseg.frame import Frame, State
 
 
@@ -86,7 +89,7 @@ class FrameList(Source):
         rate_hz: for sinks that need one.
     """
 
-    def __init__(self, images: Sequence[np.ndarray[Any, np.dtype[np.uint8]]], rate_hz: float = 30.0) -> None:
+    def __init__(self, images: Sequence[NDArray[np.uint8]], rate_hz: float = 30.0) -> None:
         super().__init__("frames in memory", len(images), rate_hz)
         self._images = images
         self._next = 0
@@ -102,6 +105,8 @@ class FrameList(Source):
 class ImageSource(Source):
     """Still images, one after the other.
 
+    Those that cannot be decoded are passed over; the error that says so comes after the last good one.
+
     Args:
         paths: image files, at least one.
         name: for messages.
@@ -111,13 +116,73 @@ class ImageSource(Source):
         super().__init__(name, len(paths))
         self._paths = paths
         self._next = 0
+        self._refused: list[DataError] = []
 
     def _read(self) -> Frame | None:
-        if self._next >= len(self._paths):
-            return None
-        index, path = self._next, self._paths[self._next]
-        self._next += 1
-        return Frame(read_image(path), index, time.monotonic(), name=path.name)
+        while self._next < len(self._paths):
+            index, path = self._next, self._paths[self._next]
+            self._next += 1
+            try:
+                return Frame(read_image(path), index, time.monotonic(), name=path.name)
+            except DataError as error:
+                self._refused.append(error)
+        if self._refused:
+            raise self._error()
+        return None
+
+    def _error(self) -> SourceError:
+        refused, self._refused = self._refused, []
+        first = refused[0]
+        if len(self._paths) == 1:
+            return SourceError(first.problem, first.mend)
+        count = f"{len(refused)} of the {len(self._paths)} images of {self.name} cannot be read"
+        return SourceError(
+            f"{count}: {first.problem}", first.mend, exit_code=2 if len(refused) == len(self._paths) else 1
+        )
+
+
+class _Capture:
+    """OpenCV's reader, safe against being closed while another thread reads: that would crash the process."""
+
+    def __init__(self, what: int | str) -> None:
+        import cv2
+
+        self._error: type[Exception] = cv2.error
+        self._busy = threading.Lock()
+        try:
+            if isinstance(what, str):
+                what.encode()  # OpenCV crashes on a name that is not UTF-8
+            self._capture: Any = cv2.VideoCapture(what)
+        except (cv2.error, UnicodeEncodeError):
+            self._capture = cv2.VideoCapture()
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._capture.isOpened())
+
+    def read(self) -> NDArray[np.uint8] | None:
+        with self._busy:
+            try:
+                ok, image = self._capture.read()
+            except self._error:
+                return None
+            return image if ok else None
+
+    def get(self, what: int) -> float:
+        with self._busy:
+            return float(self._capture.get(what))
+
+    def set(self, what: int, value: float) -> None:
+        with self._busy:
+            self._capture.set(what, value)
+
+    def close(self) -> None:
+        # A reader that hangs in a driver keeps its device until the process ends.
+        if self._busy.acquire(timeout=0.5):
+            try:
+                self._capture.release()
+            finally:
+                self._busy.release()
 
 
 class VideoSource(Source):
@@ -127,25 +192,26 @@ class VideoSource(Source):
         import cv2
 
         self._cv2 = cv2
-        self._capture = cv2.VideoCapture(str(path))
-        if not self._capture.isOpened():
+        self._capture = _Capture(str(path))
+        if not self._capture.is_open:
             raise SourceError(
-                f"{path} is not a video or image that can be decoded", "check the file; it may be cut off"
+                f"{path} is not a video or image that can be decoded",
+                "check the file; it may be cut off, or its name not be UTF-8",
             )
-        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         super().__init__(str(path), count if count > 0 else None, rate if 0 < rate < 1000 else None)
         self._next = 0
         self._pts_s = 0.0
 
     def _read(self) -> Frame | None:
-        ok, image = self._capture.read()
-        if not ok:
+        image = self._capture.read()
+        if image is None:
             self._check_complete()
             return None
         index = self._next
         self._next += 1
-        pts_ms = float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC))
+        pts_ms = self._capture.get(self._cv2.CAP_PROP_POS_MSEC)
         self._pts_s = pts_ms / 1000 if pts_ms > 0 else index / (self.rate_hz or 30.0)
         return Frame(image, index, time.monotonic(), self._pts_s)
 
@@ -166,7 +232,7 @@ class VideoSource(Source):
 
     def close(self) -> None:
         """Close the file."""
-        self._capture.release()
+        self._capture.close()
 
 
 class CameraSource(Source):
@@ -184,28 +250,28 @@ class CameraSource(Source):
         import cv2
 
         self._cv2 = cv2
-        self._capture = cv2.VideoCapture(device)
-        if not self._capture.isOpened():
+        self._capture = _Capture(device)
+        if not self._capture.is_open:
             raise SourceError(
                 f"Camera {device} cannot be opened",
                 "check its number and permissions; 'edgeseg doctor' lists cameras",
             )
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
         super().__init__(f"camera {device}", None, rate if 0 < rate < 1000 else None)
         self._next = 0
 
     def _read(self) -> Frame | None:
         start = time.monotonic()
-        ok, image = self._capture.read()
-        if ok and time.monotonic() - start > 1.0:
+        image = self._capture.read()
+        if image is not None and time.monotonic() - start > 1.0:
             # After a stall the driver hands out what it had queued: those pictures are old.
             for _ in range(4):
-                ok, image = self._capture.read()
-        if not ok:
+                image = self._capture.read()
+        if image is None:
             raise SourceError(f"{self.name} stopped delivering frames", "check its cable, then start again")
         now = time.monotonic()
-        driver_s = float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC)) / 1000
+        driver_s = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1000
         index = self._next
         self._next += 1
         # Linux drivers stamp frames with the same monotonic clock; others give something else.
@@ -214,7 +280,7 @@ class CameraSource(Source):
 
     def close(self) -> None:
         """Release the camera."""
-        self._capture.release()
+        self._capture.close()
 
 
 class StreetSource(Source):
@@ -233,22 +299,23 @@ class StreetSource(Source):
         self._rate_hz = options.rate_hz
         self.live = options.live
         self._last = -1
-        self._start = time.monotonic()
+        self._start: float | None = None
 
     def _read(self) -> Frame | None:
-        index = self._last + 1
+        end = sys.maxsize if self.frame_count is None else self.frame_count
         captured_at = time.monotonic()
-        if self.live:
-            due = self._start + index / self._rate_hz
-            if due > captured_at:
-                time.sleep(due - captured_at)
-            else:
-                index = int((captured_at - self._start) * self._rate_hz)
+        index = self._last + 1
+        if self.live and index < end:
+            # The first frame appears when it is first asked for, not while the model still loads.
+            self._start = captured_at if self._start is None else self._start
+            # Rounding may put this moment before the frame that was just waited for.
+            index = max(index, int(min((captured_at - self._start) * self._rate_hz, end)))
             self.dropped += index - self._last - 1
             captured_at = self._start + index / self._rate_hz
-        if self.frame_count is not None and index >= self.frame_count:
+            _sleep_until(captured_at if index < end else 0.0)
+        self._last = index if index < end else end - 1
+        if index >= end:
             return None
-        self._last = index
         image, truth = self._street.render(index)
         return Frame(image, index, captured_at, index / self._rate_hz, truth=truth)
 
@@ -266,9 +333,9 @@ def open_source(uri: str | int | os.PathLike[str]) -> Source:
         UsageError: a ``synthetic://`` address is misspelt.
     """
     text = os.fspath(uri) if not isinstance(uri, int) else str(uri)
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return CameraSource(int(text))
-    if re.fullmatch(r"/dev/video\d+", text):
+    if re.fullmatch(r"/dev/video\d+", os.path.realpath(text)):
         return CameraSource(text)
     if text.startswith("synthetic:"):
         return StreetSource(text)
@@ -278,7 +345,14 @@ def open_source(uri: str | int | os.PathLike[str]) -> Source:
             f"Sources of the kind {scheme}:// are not supported yet",
             "use a camera number, a file, a folder, a quoted glob or synthetic://street",
         )
-    return _open_path(text)
+    if not text.strip():
+        raise SourceError("The name of the source is empty", "give a camera number, a file, a folder or a quoted glob")
+    try:
+        return _open_path(text)
+    except OSError as error:
+        raise SourceError(
+            f"{text} cannot be opened ({error.strerror})", "check the path and its permissions"
+        ) from error
 
 
 def _open_path(text: str) -> Source:
@@ -295,7 +369,7 @@ def _open_path(text: str) -> Source:
     if path.stat().st_size == 0:
         raise SourceError(f"{text} is empty", "give a video or image with content")
     if path.suffix.lower() == ".txt":
-        return _open_images(_lines(path), text, f"{text} lists no image")
+        return ImageSource(_listed(path), text)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImageSource([path], text)
     return VideoSource(path)
@@ -308,13 +382,26 @@ def _open_images(paths: Sequence[Path], name: str, nothing: str) -> Source:
     return ImageSource(images, name)
 
 
-def _lines(path: Path) -> list[Path]:
+def _listed(path: Path) -> list[Path]:
+    mend = "list one image path a line, relative to the list"
     try:
-        text = path.read_text(encoding="utf-8")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise SourceError(f"{path} is not a text file", "list one image path a line") from error
-    return [path.parent / line.strip() for line in text.splitlines() if line.strip()]
+        raise SourceError(f"{path} is not a text file", mend) from error
+    # A listed file that is missing is not left out here: reading it says so.
+    images = [path.parent / line.strip() for line in lines if line.strip()]
+    if not images:
+        raise SourceError(f"{path} lists no image", mend)
+    for image in images:
+        if image.suffix.lower() not in IMAGE_SUFFIXES:
+            raise SourceError(f"{path} lists {image.name[:80]!r}, which is not an image file", mend)
+    return images
 
 
 def _natural(path: Path) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", str(path)))]
+
+
+def _sleep_until(moment: float) -> None:
+    while (left := moment - time.monotonic()) > 0:
+        time.sleep(min(left, 60.0))

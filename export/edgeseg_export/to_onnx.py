@@ -7,11 +7,11 @@ run time is replaced by constants. The same network gives the same bytes.
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
-from collections.abc import Iterable
 from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -59,6 +59,7 @@ def graph_from_network(network: nn.Module, card: ModelCard, *, opset: int = 17) 
         raise ModelError(f"The traced graph is inconsistent ({_first_line(error)})", _MEND) from error
     _fix_resize_sizes(model)
     _inline_constants(model)
+    _bypass_identities(model)
     _drop_unused(model)
     # Shapes between the nodes follow from the input; stating them would only make the file larger.
     del model.graph.value_info[:]
@@ -120,19 +121,24 @@ def write_model(model: ModelProto, path: str | os.PathLike[str]) -> None:
 
 
 def _traced(model: nn.Module, size_hw: tuple[int, int], head: str, opset: int) -> bytes:
-    buffer = io.BytesIO()
     image = torch.zeros(1, *size_hw, 3, dtype=torch.uint8)
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), torch.inference_mode(), TemporaryDirectory() as folder:
             # It announces its own end, and that sizes become constants, which is what is wanted.
             warnings.simplefilter("ignore")
+            path = Path(folder) / "traced.onnx"
             torch.onnx.export(
-                model, (image,), buffer, input_names=["image"], output_names=[head], opset_version=opset,
+                model,
+                (image,),
+                str(path),
+                input_names=["image"],
+                output_names=[head],
+                opset_version=opset,
                 dynamo=False,
-            )  # fmt: skip
+            )
+            return path.read_bytes()
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise ModelError(f"torch cannot trace the network ({_first_line(error)})", _MEND) from error
-    return buffer.getvalue()
 
 
 def _fix_resize_sizes(model: ModelProto) -> None:
@@ -167,6 +173,15 @@ def _inline_constants(model: ModelProto) -> None:
         graph.node.remove(node)
 
 
+def _bypass_identities(model: ModelProto) -> None:
+    """Read the original wherever an Identity's copy is read; torch stores equal weights once that way."""
+    original: dict[str, str] = {}
+    for node in model.graph.node:
+        node.input[:] = [original.get(name, name) for name in node.input]
+        if node.op_type == "Identity":
+            original[node.output[0]] = node.input[0]
+
+
 def _drop_unused(model: ModelProto) -> None:
     """Remove the nodes and initializers that no output depends on."""
     graph = model.graph
@@ -179,13 +194,9 @@ def _drop_unused(model: ModelProto) -> None:
         needed.update(name for name in node.input if name)
     del graph.node[:]
     graph.node.extend(reversed(kept))
-    _keep(graph.initializer, needed)
-
-
-def _keep(initializers: Iterable[TensorProto], needed: set[str]) -> None:
-    kept = [tensor for tensor in initializers if tensor.name in needed]
-    del initializers[:]
-    initializers.extend(kept)
+    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.initializer[:]
+    graph.initializer.extend(weights)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,6 +6,8 @@ moves image and mask together by type: a ``tv_tensors.Mask`` is resized nearest-
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -49,6 +51,28 @@ class RandomScaleCrop(torch.nn.Module):
         return geometry(image, 0), geometry(mask, self.ignore_id)
 
 
+class RandomJpeg(torch.nn.Module):
+    """JPEG compression of a random quality, such as cameras and links apply.
+
+    With OpenCV, because torchvision is about to drop its own encoder; the pixels are the same.
+
+    Args:
+        lowest, highest: quality, 1 to 100.
+    """
+
+    def __init__(self, lowest: int, highest: int) -> None:
+        super().__init__()
+        self.lowest, self.highest = lowest, highest
+
+    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 image [3, H, W] to the same after compression; the mask stays."""
+        quality = int(torch.randint(self.lowest, self.highest + 1, ()))
+        bgr = np.ascontiguousarray(image.flip(0).permute(1, 2, 0).numpy())
+        _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        decoded = torch.from_numpy(cv2.imdecode(code, cv2.IMREAD_COLOR))
+        return tv_tensors.Image(decoded.permute(2, 0, 1).flip(0)), mask
+
+
 def training_transform(
     size_hw: tuple[int, int], scale_range: tuple[float, float], color: float, ignore_id: int
 ) -> v2.Transform:
@@ -66,7 +90,7 @@ def training_transform(
             v2.RandomHorizontalFlip(),
             v2.RandomApply([v2.ColorJitter(color, color, color)], p=0.8),
             v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.5))], p=0.15),
-            v2.RandomApply([v2.JPEG((40, 95))], p=0.15),
+            v2.RandomApply([RandomJpeg(40, 95)], p=0.15),
         ]
     )
 

@@ -19,6 +19,7 @@ from edgeseg.errors import BackendError, ModelError, UsageError
 from edgeseg.files import sha256_of
 from edgeseg_train import checkpoint as checkpoints
 from edgeseg_train.deploy import IMAGENET_MEAN, IMAGENET_STD, DeployModel
+from edgeseg_train.device import device_named
 
 MIN_SIDE, MAX_SIDE = 64, 8192
 """Smallest and largest height and width in pixels: the networks halve the image six times."""
@@ -56,17 +57,17 @@ class TorchBackend:
         threads: int | None = None,
     ) -> None:
         self.version = str(torch.__version__)
-        self._device, self._threads = _device(device), threads
+        self._device, self._threads = device_named(str(device)), threads
         self.device = "CUDA" if self._device.type == "cuda" else "CPU"
-        self.inputs = (TensorSpec("image", np.dtype(np.uint8), (1, *card.input_size_hw, 3)),)
+        self.inputs: tuple[TensorSpec, ...] = (TensorSpec("image", np.dtype(np.uint8), (1, *card.input_size_hw, 3)),)
         check_input(self.inputs[0], card, "a PyTorch network")
         if card.color_order != "bgr":
             raise ModelError("A PyTorch network takes frames in BGR order, its card says RGB", _TRAIN_AGAIN)
         stride = getattr(network, "stride", None)
-        self.outputs = (_output(card, stride if isinstance(stride, int) else None),)
+        self.outputs: tuple[TensorSpec, ...] = (_output(card, stride if isinstance(stride, int) else None),)
         model = DeployModel(network, card.mean[::-1], card.std[::-1], card.head)
         # The layout of training, and 5 % faster than NCHW on a CPU.
-        self._model: nn.Module | None = model.to(self._device, memory_format=torch.channels_last)
+        self._model: nn.Module | None = model.to(self._device).to(memory_format=torch.channels_last)
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run once; see ``Backend.infer``."""
@@ -215,20 +216,6 @@ def _output(card: ModelCard, stride: int | None) -> TensorSpec:
         return TensorSpec("mask", np.dtype(np.uint8), (1, height, width))
     low_hw = (None, None) if stride is None else (-(-height // stride), -(-width // stride))
     return TensorSpec("logits", np.dtype(np.float32), (1, card.num_classes, *low_hw))
-
-
-def _device(name: str | torch.device) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"There is no device '{name}'", "give cpu or cuda") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"edgeseg does not run on the device '{name}'", "give cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"There is no CUDA device '{name}' that torch can use", "give --device cpu")
-    return device
 
 
 @contextmanager

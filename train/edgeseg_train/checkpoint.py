@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
         try:
             torch.save({"schema": SCHEMA, **checkpoint}, temporary)
         except RuntimeError as error:  # torch's zip writer reports a full disk as a RuntimeError
-            raise OSError(str(error).splitlines()[0]) from error
+            raise OSError(_first_line(error)) from error
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
@@ -45,9 +44,9 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise ModelError(f"There is no checkpoint {path}", "give the path of a best.pt or last.pt")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of any kind: a file of another format is read as instructions gone astray
         raise ModelError(
-            f"{path} is not a checkpoint, or is cut off ({str(error).splitlines()[0][:80]})",
+            f"{path} is not a checkpoint, or is cut off ({_first_line(error)})",
             "give a best.pt or last.pt written by 'edgeseg train'",
         ) from error
     if not isinstance(checkpoint, dict) or not {"schema", "model", "weights", "classes"} <= set(checkpoint):
@@ -73,3 +72,7 @@ def network_from_checkpoint(checkpoint: Checkpoint) -> nn.Module:
             f"The checkpoint's weights do not fit {checkpoint['model']}", "train again with this version"
         ) from error
     return network.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

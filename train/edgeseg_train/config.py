@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from edgeseg.errors import UsageError, nearest
+from edgeseg_train.backend import MAX_SIDE, MIN_SIDE
 from edgeseg_train.losses import LOSSES
 from edgeseg_train.models import NETWORKS
 
@@ -15,6 +17,23 @@ SCHEDULES = ("cosine", "poly")
 
 MACHINE_FIELDS = frozenset({"data", "out", "device", "workers", "amp"})
 """Fields that say where a run happens, not what it computes: they may differ when it is resumed."""
+
+_LIMITS = {
+    "epochs": (1, math.inf),
+    "batch": (2, math.inf),
+    "seed": (0, 2**32 - 1),
+    "lr": (1e-9, math.inf),
+    "weight_decay": (0, math.inf),
+    "warmup": (0, 1),
+    "aux_weight": (0, math.inf),
+    "ema_decay": (0, 1),
+    "grad_clip": (1e-9, math.inf),
+    "scale_min": (0.01, 100),
+    "scale_max": (0.01, 100),
+    "color": (0, 1),
+    "eval_every": (0, math.inf),
+    "workers": (0, math.inf),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +46,7 @@ class TrainConfig:
         out: folder of the run.
         imgsz: height and width in pixels.
         epochs: passes over the training split; the learning rate reaches zero at the end of the last.
-        batch: images a step.
+        batch: images a step, at least 2: batch normalisation needs several.
         seed: decides initial weights, order and augmentation.
         train_split, val_split: splits of the data set.
         lr, weight_decay: of AdamW; normalisation layers and biases are not decayed.
@@ -78,11 +97,18 @@ class TrainConfig:
         ):  # fmt: skip
             if value not in known:
                 raise UsageError(f"There is no {name} '{value}'", nearest(value, known))
-        for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", f"give --{name} of at least 1")
-        if min(self.imgsz) < 64:
-            raise UsageError(f"imgsz is {self.imgsz}, the network halves it six times", "give at least 64")
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # NaN fails this as well
+                allowed = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise UsageError(f"{name} is {value}", f"give --{name.replace('_', '-')} {allowed}")
+        if self.scale_min > self.scale_max:
+            raise UsageError(f"scale_min {self.scale_min} is above scale_max {self.scale_max}", "swap them")
+        if not all(MIN_SIDE <= side <= MAX_SIDE for side in self.imgsz):
+            raise UsageError(
+                f"imgsz is {self.imgsz[0]} {self.imgsz[1]}, the network halves it six times",
+                f"give --imgsz HEIGHT WIDTH with both from {MIN_SIDE} to {MAX_SIDE}",
+            )
 
     def save_text(self) -> str:
         """The configuration as JSON text."""

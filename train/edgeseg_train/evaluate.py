@@ -12,9 +12,7 @@ from edgeseg.segmenter import Segmenter
 from edgeseg_train.backend import TorchBackend, card_for_network
 
 
-def segmenter_for_network(
-    network: nn.Module, data: DataSet, imgsz: tuple[int, int], device: torch.device
-) -> Segmenter:
+def segmenter_for_network(network: nn.Module, data: DataSet, imgsz: tuple[int, int], device: torch.device) -> Segmenter:
     """A network in memory as a ``Segmenter`` for a data set's classes.
 
     Args:
@@ -26,9 +24,7 @@ def segmenter_for_network(
     Raises:
         UsageError: ``imgsz`` is out of range, or there is no such device.
     """
-    card = card_for_network(
-        classes=data.classes, palette=data.palette, ignore_id=data.ignore_id, imgsz=imgsz
-    )
+    card = card_for_network(classes=data.classes, palette=data.palette, ignore_id=data.ignore_id, imgsz=imgsz)
     return Segmenter(TorchBackend(network, card, device=device), card)
 
 

@@ -5,62 +5,59 @@ from __future__ import annotations
 import copy
 import math
 import random
+import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 
 from edgeseg.dataset import DataSet
-from edgeseg.errors import EdgesegError, ModelError, UsageError
+from edgeseg.errors import ModelError, UsageError
 from edgeseg.files import write_text
 from edgeseg.metrics import Scores
 from edgeseg_train import checkpoint as checkpoints
 from edgeseg_train import losses
 from edgeseg_train.augment import training_transform
+from edgeseg_train.board import Board
 from edgeseg_train.config import TrainConfig
-from edgeseg_train.data import TrainingSplit
+from edgeseg_train.data import TrainingSplit, check_split
 from edgeseg_train.deploy import IMAGENET_MEAN, IMAGENET_STD
+from edgeseg_train.device import device_named
+from edgeseg_train.errors import TrainingDivergedError, machine_errors
 from edgeseg_train.evaluate import evaluate_network
 from edgeseg_train.models import build
+from edgeseg_train.optimize import build_average, build_optimizer, learning_rate_factor
 from edgeseg_train.pictures import sample_picture
-
-
-class TrainingDivergedError(EdgesegError):
-    """The loss became NaN or infinite."""
-
-    exit_code = 1
 
 
 class Trainer:
     """One run: its network, optimiser, weight average, and where it stands.
 
+    Both splits are read once here, so that a broken file stops the run before it starts.
+
     Args:
         config: the run.
         data: the data set that ``config.data`` names.
+
+    Raises:
+        UsageError: there is no such device, or the training split has a single image.
+        DataError: a split is missing or empty, or a file is not what it should be (named).
     """
 
     def __init__(self, config: TrainConfig, data: DataSet) -> None:
-        self.config, self.data = config, data
-        self.out = Path(config.out)
-        self.device = _device(config.device)
+        self.config, self.data, self.out = config, data, Path(config.out)
+        self.device = device_named(config.device)
+        self.split = _training_split(config, data)
+        if config.val_split != config.train_split:
+            check_split(data, config.val_split)
         seed_everything(config.seed)
-        transform = training_transform(
-            config.imgsz, (config.scale_min, config.scale_max), config.color,
-            255 if data.ignore_id is None else data.ignore_id,
-        )  # fmt: skip
-        self.split = TrainingSplit(data, config.train_split, transform, config.seed)
-        data.samples(config.val_split)  # a misspelt split must fail now, not after the first epoch
-        self.network = build(config.model, len(data.classes)).to(self.device, memory_format=torch.channels_last)
-        self.average = AveragedModel(self.network, avg_fn=_ramped_average(config.ema_decay), use_buffers=True)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.network, config.weight_decay), lr=config.lr)
+        self.network = build(config.model, len(data.classes)).to(self.device).to(memory_format=torch.channels_last)
+        self.average = build_average(self.network, config.ema_decay)
+        self.optimizer = build_optimizer(self.network, config.lr, config.weight_decay)
         self.steps_per_epoch = max(1, len(self.split) // config.batch)
         total = self.steps_per_epoch * config.epochs
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -69,51 +66,77 @@ class Trainer:
         self.criterion = losses.build(config.loss, self.split.ignore_id, self.split.pixel_counts).to(self.device)
         self.mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(IMAGENET_STD, device=self.device).view(1, 3, 1, 1) * 255
-        self.epoch = 0
+        self.epoch = self.saved_epoch = 0
         self.best_miou = -1.0
 
     def run(self) -> float:
         """Train from where the run stands to its last epoch; the best val mIoU (0 to 1) of the averaged weights.
 
         Raises:
-            TrainingDivergedError: the loss is no longer finite.
-            SinkError: a checkpoint cannot be written; the last good one stays.
+            TrainingDivergedError: the loss or its gradient is no longer finite; the last good checkpoint stays.
+            TrainingStoppedError: memory ran out, or a loader process died.
+            SinkError: a checkpoint or the events cannot be written; the last good checkpoint stays.
         """
-        config = self.config
-        every = config.eval_every or max(1, config.epochs // 30)
-        write_text(self.out / "config.json", config.save_text())
+        epochs = self.config.epochs
+        every = self.config.eval_every or max(1, epochs // 30)
+        write_text(self.out / "config.json", self.config.save_text())
         with (
-            closing(SummaryWriter(str(self.out / "tensorboard"), purge_step=self.epoch)) as board,
-            tqdm(total=config.epochs, initial=self.epoch, unit="epoch", desc=config.model) as bar,
+            Board(self.out / "tensorboard", self.epoch) as board,
+            tqdm(total=epochs, initial=self.epoch, unit="epoch", desc=self.config.model) as bar,
         ):
-            while self.epoch < config.epochs:
+            while self.epoch < epochs:
                 loss = self._train_epoch()
                 self.epoch += 1
-                board.add_scalar("train/loss", loss, self.epoch)
-                board.add_scalar("train/lr", self.optimizer.param_groups[0]["lr"], self.epoch)
-                scores = None
-                if self.epoch % every == 0 or self.epoch == config.epochs:
-                    scores = self._evaluate(board)
-                self._save(scores)
-                bar.set_postfix(loss=f"{loss:.3f}", best_miou=f"{100 * max(self.best_miou, 0):.1f}")
+                board.curves({"train/loss": loss, "train/lr": self.optimizer.param_groups[0]["lr"]}, self.epoch)
+                due = self.epoch % every == 0 or self.epoch == epochs
+                self._save(self._evaluate(board) if due else None)
+                bar.set_postfix(loss=f"{loss:.3f}", best_miou=f"{100 * max(self.best_miou, 0):.1f}%", refresh=False)
                 bar.update()
         return self.best_miou
 
     def _train_epoch(self) -> float:
-        total = 0.0
+        """Its mean loss."""
         self.network.train()
-        for step, (images, labels) in enumerate(self._batches()):
-            loss = self.train_step(images, labels)
-            if not math.isfinite(loss):
-                raise TrainingDivergedError(
-                    f"The loss is {loss} in epoch {self.epoch + 1}, step {step + 1}",
-                    f"lower --lr (now {self.config.lr}), then --resume from the last epoch's checkpoint",
-                )
-            total += loss
+        total = 0.0
+        title = f"epoch {self.epoch + 1}"
+        with (
+            machine_errors(),
+            tqdm(self._batches(), title, self.steps_per_epoch, unit="step", leave=False, disable=None) as batches,
+        ):
+            for step, (images, labels) in enumerate(batches, 1):
+                loss = self.train_step(images, labels)
+                if not math.isfinite(loss):
+                    raise TrainingDivergedError(
+                        f"The loss is no longer finite in epoch {self.epoch + 1}, step {step}",
+                        f"start again with a lower --lr (now {self.config.lr}) in another --out"
+                        + (", or continue with --resume --no-amp" if self.config.amp and self.epoch else ""),
+                    )
+                total += loss
         return total / self.steps_per_epoch
 
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # Everything random in an epoch follows from (seed, epoch), so a resumed run repeats it.
+        seed_everything(hash((self.config.seed, self.epoch)) & 0x7FFFFFFF)
+        order = torch.Generator().manual_seed((self.config.seed << 20) + self.epoch)
+        self.split.epoch = self.epoch
+        workers = self.config.workers
+        yield from DataLoader(
+            self.split, self.config.batch, shuffle=True, drop_last=len(self.split) >= self.config.batch,
+            num_workers=workers, generator=order,
+            # Python 3.14 would no longer fork, and send each process a copy of all decoded images.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        )  # fmt: skip
+
     def train_step(self, images: Tensor, labels: Tensor) -> float:
-        """One optimiser step on uint8 RGB images [N, 3, H, W] and int64 labels [N, H, W]; its loss."""
+        """One optimiser step.
+
+        Args:
+            images: uint8 [N, 3, H, W], RGB.
+            labels: int64 [N, H, W].
+
+        Returns:
+            The loss before the step; NaN where it or its gradient is not finite.
+        """
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
         images = (images - self.mean) / self.std
@@ -123,34 +146,39 @@ class Trainer:
         loss = loss + self.config.aux_weight * losses.dense_loss(self.criterion, auxiliary, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.scheduler.step()
         self.average.update_parameters(self.network)
-        return float(loss.detach())
+        # A broken gradient would show in the next step's loss only, which after the last step never comes.
+        return float(torch.where(norm.isfinite() & loss.isfinite(), loss.detach(), math.nan))
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # Everything random in an epoch follows from (seed, epoch), so a resumed run repeats it.
-        seed_everything(hash((self.config.seed, self.epoch)) & 0x7FFFFFFF)
-        self.split.epoch = self.epoch
-        yield from DataLoader(
-            self.split, self.config.batch, shuffle=True, drop_last=len(self.split) >= self.config.batch,
-            num_workers=self.config.workers, generator=torch.Generator().manual_seed(self.epoch),
-        )  # fmt: skip
-
-    def _evaluate(self, board: SummaryWriter) -> Scores:
+    def _evaluate(self, board: Board) -> Scores:
+        split, imgsz = self.config.val_split, self.config.imgsz
         network = copy.deepcopy(self.average.module).eval()
-        scores = evaluate_network(network, self.data, self.config.val_split, self.config.imgsz, self.device)
-        board.add_scalar("val/miou", scores.miou, self.epoch)
-        board.add_scalar("val/pixel_accuracy", scores.pixel_accuracy, self.epoch)
-        for name, iou in scores.iou.items():
-            if iou is not None:
-                board.add_scalar(f"val_iou/{name}", iou, self.epoch)
-        picture = sample_picture(network, self.data, self.config.val_split, self.config.imgsz, self.device)
-        board.add_image("val/image, truth, prediction", picture, self.epoch, dataformats="HWC")
+        scores = evaluate_network(network, self.data, split, imgsz, self.device)
+        board.curves({"val/miou": scores.miou, "val/pixel_accuracy": scores.pixel_accuracy}, self.epoch)
+        board.curves({f"val_iou/{name}": iou for name, iou in scores.iou.items() if iou is not None}, self.epoch)
+        picture = sample_picture(network, self.data, split, imgsz, self.device)
+        board.picture("val/image, truth, prediction", picture, self.epoch)
         return scores
 
-    def _facts(self, scores: Scores | None) -> dict[str, Any]:
+    def _save(self, scores: Scores | None) -> None:
+        facts = self._facts(scores)
+        if scores is not None and scores.miou > self.best_miou:
+            self.best_miou = scores.miou
+            checkpoints.save(facts, self.out / "best.pt")
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "best_miou": self.best_miou,
+        }
+        checkpoints.save({**facts, "state": state}, self.out / "last.pt")
+        self.saved_epoch = self.epoch
+
+    def _facts(self, scores: Scores | None) -> checkpoints.Checkpoint:
         return {
             "model": self.config.model,
             "weights": self.average.module.state_dict(),
@@ -166,51 +194,47 @@ class Trainer:
             "scores": None if scores is None else scores.to_dict(),
         }
 
-    def _save(self, scores: Scores | None) -> None:
-        facts = self._facts(scores)
-        if scores is not None and scores.miou > self.best_miou:
-            self.best_miou = scores.miou
-            checkpoints.save(facts, self.out / "best.pt")
-        state = {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "best_miou": self.best_miou,
-        }
-        checkpoints.save({**facts, "state": state}, self.out / "last.pt")
-
     def resume(self) -> None:
         """Continue from ``last.pt`` in the run's folder.
 
         Raises:
             ModelError: there is none, or it cannot be read.
-            UsageError: it was made with another configuration; names the fields.
+            UsageError: it was made with another configuration or another data set; says what differs.
         """
         path = self.out / "last.pt"
         saved = checkpoints.load(path)
         if "state" not in saved:
             raise ModelError(f"{path} holds no training state", "resume from a folder with a last.pt")
-        different = self.config.differences(saved["config"])
-        if different:
-            now = vars(self.config)
-            detail = ", ".join(f"{k} was {saved['config'].get(k)}, is {now[k]}" for k in different)
-            raise UsageError(f"{path} belongs to another run ({detail})", "give the same options, or another --out")
+        try:
+            different = self._differences(saved)
+            if different:
+                raise UsageError(
+                    f"{path} belongs to another run ({', '.join(different)})", "give the same options, or another --out"
+                )
+            self._restore(saved)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{path} lacks a part of its state ({error!r:.80})", "train again into another --out"
+            ) from error
+
+    def _differences(self, saved: checkpoints.Checkpoint) -> list[str]:
+        now, before = vars(self.config), saved["config"]
+        different = [f"{name} was {before.get(name)}, is {now[name]}" for name in self.config.differences(before)]
+        if saved["classes"] != list(self.data.classes) or saved["ignore_id"] != self.data.ignore_id:
+            different.append(f"{self.data.path} has other classes or another ignore id")
+        steps = saved["state"]["scheduler"]["last_epoch"] // saved["epoch"]
+        if not different and steps != self.steps_per_epoch:
+            different.append(f"an epoch had {steps} steps, has {self.steps_per_epoch}: the training split changed")
+        return different
+
+    def _restore(self, saved: checkpoints.Checkpoint) -> None:
         state = saved["state"]
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.best_miou, self.epoch = state["best_miou"], saved["epoch"]
-
-
-def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
-    """Share of the top learning rate at a step: a linear rise, then cosine or poly (0.9) down to zero."""
-    rise = max(1, round(total * warmup))
-    if step < rise:
-        return (step + 1) / rise
-    done = min(1.0, (step - rise) / max(1, total - rise))
-    return 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else (1 - done) ** 0.9
+        self.best_miou = state["best_miou"]
+        self.epoch = self.saved_epoch = saved["epoch"]
 
 
 def seed_everything(seed: int) -> None:
@@ -220,29 +244,14 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _ramped_average(decay: float) -> Any:
-    # A fixed decay would carry the random initial weights through most of a short run.
-    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        if not averaged.is_floating_point():  # counters of batch normalisation
-            return current
-        n = int(count)
-        return torch.lerp(current, averaged, min(decay, (1 + n) / (10 + n)))
-
-    return average
-
-
-def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    kernels = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    return [
-        {"params": kernels, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError("There is no CUDA device that torch can use", "give --device cpu")
-    return torch.device(name)
+def _training_split(config: TrainConfig, data: DataSet) -> TrainingSplit:
+    scales = (config.scale_min, config.scale_max)
+    ignore_id = 255 if data.ignore_id is None else data.ignore_id
+    transform = training_transform(config.imgsz, scales, config.color, ignore_id)
+    split = TrainingSplit(data, config.train_split, transform, config.seed)
+    if len(split) < 2:
+        raise UsageError(
+            f"The split '{config.train_split}' has one image, a step needs at least 2 (batch normalisation)",
+            "add images to the split",
+        )
+    return split

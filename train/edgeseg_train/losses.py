@@ -27,6 +27,8 @@ def class_weights(pixel_counts: Tensor) -> Tensor:
 class WeightedCrossEntropy(nn.Module):
     """Cross-entropy with class weights; pixels with the ignore id count nothing."""
 
+    weights: Tensor
+
     def __init__(self, ignore_id: int, weights: Tensor) -> None:
         super().__init__()
         self.ignore_id = ignore_id

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+
+CLASSES = ("road", "sky", "car", "person")
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(tmp_path_factory):
+    """A ddrnet-c16 with random weights for 64x96, as `edgeseg train` would have saved it."""
+    torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+    from edgeseg_train import checkpoint, models
+    from edgeseg_train.deploy import IMAGENET_MEAN, IMAGENET_STD
+
+    path = tmp_path_factory.mktemp("checkpoint") / "best.pt"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = models.build("ddrnet-c16", len(CLASSES))
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                # Fresh statistics (0 and 1) would hide a normalisation folded wrongly.
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+                torch.nn.init.uniform_(module.weight, 0.7, 1.3)
+                torch.nn.init.normal_(module.bias, 0, 0.2)
+    checkpoint.save(
+        {
+            "model": "ddrnet-c16",
+            "weights": network.state_dict(),
+            "classes": list(CLASSES),
+            "palette": [[i, 50, 200 - i] for i in range(len(CLASSES))],
+            "ignore_id": 255,
+            "imgsz": [64, 96],
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
+            "epoch": 7,
+            "config": {
+                "model": "ddrnet-c16",
+                "data": "/home/someone/data.yaml",
+                "out": "/home/someone/runs/a",
+                "train_split": "train",
+                "val_split": "val",
+                "lr": 0.001,
+            },
+            "dataset_notes": "for research",
+            "scores": {"miou": 0.25, "pixel_accuracy": 0.5},
+        },
+        path,
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def labelled_data(tmp_path_factory):
+    """Six random labelled pictures of 80x120 in the split `val`; the path of their data.yaml."""
+    import cv2
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / "val" / name).mkdir(parents=True)
+    for index in range(6):
+        image = cv2.resize(rng.integers(0, 256, (10, 15, 3), np.uint8), (120, 80))
+        mask = cv2.resize(rng.integers(0, 4, (10, 15), np.uint8), (120, 80), interpolation=cv2.INTER_NEAREST)
+        mask[:4] = 255
+        cv2.imwrite(str(folder / "val" / "images" / f"{index}.png"), image)
+        cv2.imwrite(str(folder / "val" / "masks" / f"{index}.png"), mask)
+    path = folder / "data.yaml"
+    path.write_text(f"val: val\nignore: 255\nnames: [{', '.join(CLASSES)}]\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def train(tiny_dataset, tmp_path):
+    """`edgeseg train` on the tiny data set into ``tmp_path / "run"``, small and on one core: ``train(*flags) -> code``."""
+    torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+    from edgeseg import cli
+
+    def run(*flags, data=tiny_dataset, out=tmp_path / "run"):
+        return cli.main(
+            ["train", "--data", str(data), "--out", str(out), "--model", "ddrnet-c16", "--imgsz", "64", "96",
+             "--epochs", "2", "--batch", "2", "--workers", "0", "--device", "cpu", "--no-amp", *map(str, flags)]
+        )  # fmt: skip
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield run
+    torch.set_num_threads(threads)
