@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Union
@@ -21,7 +22,16 @@ def check_writable(path: PathLike) -> None:
         SinkError: it is a folder, or its folder can be neither written nor made; exit code 2.
     """
     path = Path(path)
-    if not path.name or path.is_dir():
+    for name in (path, temporary_beside(path)):
+        try:
+            os.stat(name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise SinkError(
+                f"{path} cannot be written ({error.strerror})", "choose another name", exit_code=2
+            ) from error
+    if path.is_dir():
         raise SinkError(f"{path} is a folder, not a file", "add a file name", exit_code=2)
     check_writable_folder(path.parent)
 
@@ -41,8 +51,23 @@ def check_writable_folder(folder: PathLike) -> None:
         raise SinkError(f"The folder {folder} cannot be used ({error.strerror})", mend, exit_code=2) from error
     if not nearest.is_dir():
         raise SinkError(f"The folder {folder} cannot be made: {nearest} is a file", mend, exit_code=2)
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise SinkError(f"The folder {nearest} is not writable", mend, exit_code=2)
+    try:
+        # Permissions alone do not tell: not for root, nor on some network and system folders.
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise SinkError(f"The folder {nearest} is not writable ({error.strerror})", mend, exit_code=2) from error
+
+
+def temporary_beside(path: PathLike) -> Path:
+    """Where a file grows before it takes its name: hidden, beside it, with its suffix.
+
+    Raises:
+        SinkError: the path has no file name; exit code 2.
+    """
+    path = Path(path)
+    if not path.name:
+        raise SinkError(f"{path} is a folder, not a file", "add a file name", exit_code=2)
+    return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
 
 
 @contextlib.contextmanager
@@ -55,9 +80,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
         SinkError: the folder cannot be written or the disk is full; the old file, if any, stays.
     """
     path = Path(path)
-    if not path.name:
-        raise SinkError(f"{path} is a folder, not a file", "add a file name", exit_code=2)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

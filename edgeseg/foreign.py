@@ -77,12 +77,18 @@ def card_for_foreign(info: OnnxInfo, facts: ModelFacts) -> ModelCard:
         raise UsageError("--mean or --std is above 1", "give them for pixels in 0..1: divide by 255")
     size = tuple(given or own for given, own in zip(facts.imgsz or (None, None), file_hw))
     head = _head(output, len(facts.classes), info)
-    return ModelCard(
-        classes=tuple(facts.classes), input_size_hw=(int(size[0] or 0), int(size[1] or 0)),
-        color_order=facts.color_order, input_dtype=image.dtype, input_layout=layout,
-        mean=mean, std=std, head=head, name=info.path.stem,
-        provenance={"made_by": info.producer, "card": "from flags"},
-    )  # fmt: skip
+    try:
+        return ModelCard(
+            classes=tuple(facts.classes), input_size_hw=(int(size[0] or 0), int(size[1] or 0)),
+            color_order=facts.color_order, input_dtype=image.dtype, input_layout=layout,
+            mean=mean, std=std, head=head, name=info.path.stem,
+            provenance={"made_by": info.producer, "card": "from flags"},
+        )  # fmt: skip
+    except ModelError as error:
+        raise UsageError(
+            error.problem.replace("The model card", "The card made from the flags", 1),
+            "correct --classes, --mean, --std or --imgsz",
+        ) from error
 
 
 def select_output(info: OnnxInfo, name: str | None) -> TensorInfo:

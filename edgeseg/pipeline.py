@@ -30,6 +30,9 @@ T = TypeVar("T")
 POLL_S = 0.1
 """No wait lasts longer without a look at whether everything should stop."""
 
+ENGINE_GRACE_S, SOURCE_GRACE_S = 5.0, 1.0
+"""How long the end of a run waits for an inference and for a source that are still at work."""
+
 
 class Background(Generic[T]):
     """Runs an iterable on a thread of its own and hands its items over, in order.
@@ -93,7 +96,7 @@ class Background(Generic[T]):
         if self._error is not None:
             raise self._error
 
-    def join(self, timeout_s: float = 2.0) -> None:
+    def join(self, timeout_s: float) -> None:
         """Wait for the thread after ``stop``; one that hangs in a driver is left behind after ``timeout_s``."""
         self._thread.join(timeout_s)
 
@@ -178,8 +181,9 @@ def run(
 
     def halt() -> None:
         stop.set()
-        results.join()
-        captured.join()
+        # An engine ends what it began; a camera without pictures may never return.
+        results.join(ENGINE_GRACE_S)
+        captured.join(SOURCE_GRACE_S)
 
     with contextlib.ExitStack() as ending:
         for sink in reversed(sinks):

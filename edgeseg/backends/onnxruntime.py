@@ -33,7 +33,8 @@ class OnnxRuntimeBackend:
             raise MissingDependencyError.for_extra("onnxruntime", "cpu", "This backend") from error
         self.version = str(ort.__version__)
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        # Fatal only: what fails is raised as well.
+        options.log_severity_level = 4
         if threads is not None:
             options.intra_op_num_threads = threads
         # Spinning workers would burn the cores that capture and sinks need between frames.

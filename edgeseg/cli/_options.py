@@ -63,7 +63,10 @@ def filled(text: str) -> str:
 
 def positive(text: str) -> int:
     """A whole number from 1 on, for argparse."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1")
     return value
@@ -71,7 +74,10 @@ def positive(text: str) -> int:
 
 def share(text: str) -> float:
     """A number from 0 to 1, for argparse."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not in 0..1")
     return value

@@ -158,8 +158,9 @@ class Scene:
         yellow = []
         for plot in self._world.plots(start):
             if plot.kind is not PlotKind.SIDE_ROAD and plot.start_m < start + 110.0:
-                edges = sorted((plot.side * 5.32, plot.side * 5.40)), sorted((plot.side * 5.50, plot.side * 5.58))
-                yellow += [_quad(*edge, plot.start_m, plot.end_m) for edge in edges]
+                for inner_m in (5.32, 5.50):
+                    left_m, right_m = sorted((plot.side * inner_m, plot.side * (inner_m + 0.08)))
+                    yellow.append(_quad(left_m, right_m, plot.start_m, plot.end_m))
         for quads, colour in ((yellow, _YELLOW), (white, _WHITE)):
             if quads:
                 self._canvas.polygons(camera.project(np.array(quads)), colour)

@@ -14,7 +14,7 @@ from typing import Any, Union
 import numpy as np
 
 from edgeseg.errors import SinkError
-from edgeseg.files import check_writable, check_writable_folder, replacing
+from edgeseg.files import check_writable, check_writable_folder, replacing, temporary_beside
 from edgeseg.segmentation import Segmentation
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -70,7 +70,7 @@ class VideoSink(Sink):
 
     def __init__(self, path: PathLike, rate_hz: float, alpha: float = 0.5) -> None:
         self._path = Path(path)
-        self._temporary = self._path.with_name(f".{self._path.stem}.{os.getpid()}.part{self._path.suffix}")
+        self._temporary = temporary_beside(self._path)
         self._rate_hz, self._alpha = rate_hz, alpha
         self._writer: Any = None
         self._size_hw: tuple[int, int] | None = None
@@ -96,7 +96,7 @@ class VideoSink(Sink):
             raise SinkError(f"The disk is full while writing {self._path}", "free some space; what fitted is kept")
         # OpenCV 4 returns None whatever happens, OpenCV 5 a bool.
         if self._writer.write(picture) is False:
-            raise SinkError(f"Writing {self._path} failed", "check the space left on the disk; what fitted is kept")
+            raise SinkError(f"Writing {self._path} failed", "check the space left on the disk")
         self._written += 1
 
     def _open(self, size_hw: tuple[int, int]) -> Any:

@@ -256,7 +256,8 @@ class CameraSource(Source):
                 f"Camera {device} cannot be opened",
                 "check its number and permissions; 'edgeseg doctor' lists cameras",
             )
-        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        # Two buffers keep the queue short; with one, cameras behind PipeWire stop for good after a pause.
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 2)
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         super().__init__(f"camera {device}", None, rate if 0 < rate < 1000 else None)
         self._next = 0

@@ -72,17 +72,24 @@ def labelled_data(tmp_path_factory):
 
 
 @pytest.fixture
-def train(tiny_dataset, tmp_path):
-    """`edgeseg train` on the tiny data set into ``tmp_path / "run"``, small and on one core: ``train(*flags) -> code``."""
+def train(tiny_dataset, tmp_path, monkeypatch):
+    """`edgeseg train` on the tiny data set into ``tmp_path / "run"``, on one core: ``train(*flags) -> exit code``.
+
+    The network is a DDRNet of width 4, "ddrnet-c4", because most of a small run is the writing of checkpoints.
+    """
     torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+    from functools import partial
+
     from edgeseg import cli
+    from edgeseg_train.models import NETWORKS, ddrnet
 
     def run(*flags, data=tiny_dataset, out=tmp_path / "run"):
         return cli.main(
-            ["train", "--data", str(data), "--out", str(out), "--model", "ddrnet-c16", "--imgsz", "64", "96",
+            ["train", "--data", str(data), "--out", str(out), "--model", "ddrnet-c4", "--imgsz", "64", "96",
              "--epochs", "2", "--batch", "2", "--workers", "0", "--device", "cpu", "--no-amp", *map(str, flags)]
         )  # fmt: skip
 
+    monkeypatch.setitem(NETWORKS, "ddrnet-c4", partial(ddrnet.DDRNet, width=4, head_width=8, pyramid_width=8))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield run

@@ -144,11 +144,10 @@ def test_logits_are_those_of_torch_at_any_size(checkpoint_path, tmp_path, engine
 
 
 def test_same_checkpoint_gives_the_same_bytes_and_no_noise(checkpoint_path, tmp_path):
-    paths = [tmp_path / f"{i}.onnx" for i in range(3)]
+    paths = [tmp_path / f"{i}.onnx" for i in range(2)]
     assert export(checkpoint_path, paths[0]) == 0
-    assert export(checkpoint_path, paths[1]) == 0
     code = "import sys; from edgeseg.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "export", "--checkpoint", str(checkpoint_path), "--out", str(paths[2])]
+    command = [sys.executable, "-c", code, "export", "--checkpoint", str(checkpoint_path), "--out", str(paths[1])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 2 + len(ENGINES)
@@ -158,9 +157,8 @@ def test_same_checkpoint_gives_the_same_bytes_and_no_noise(checkpoint_path, tmp_
 def test_half_stored_weights_halve_the_file_and_stay_fp32_in_the_graph(checkpoint_path, tmp_path):
     full, half = tmp_path / "full.onnx", tmp_path / "half.onnx"
     # Random weights leave more pixels on the edge between two classes than trained ones.
-    options = ("--tolerance", "0.02")
-    assert export(checkpoint_path, full, *options) == 0
-    assert export(checkpoint_path, half, *options, "--weights", "fp16") == 0
+    assert export(checkpoint_path, half, "--weights", "fp16", "--tolerance", "0.02") == 0
+    to_onnx.write_model(graph(checkpoint_path), full)
     assert half.stat().st_size < 0.53 * full.stat().st_size
     info, card = read_onnx(half), card_from_onnx(half)
     assert info.parameters == read_onnx(full).parameters

@@ -148,7 +148,7 @@ def test_a_record_nested_too_deeply(tmp_path):
 
 @pytest.mark.parametrize("name", ["best.pt", "runs/last.PTH"])
 def test_a_checkpoint_is_refused_with_the_command_that_exports_it(name):
-    with pytest.raises(ModelError, match=f"checkpoint.*Mend: .*edgeseg export {name}"):
+    with pytest.raises(ModelError, match=f"checkpoint.*Mend: .*edgeseg export --checkpoint {name}"):
         run(name)
 
 

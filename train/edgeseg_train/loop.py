@@ -51,6 +51,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, data: DataSet) -> None:
         self.config, self.data, self.out = config, data, Path(config.out)
         self.device = device_named(config.device)
+        data.samples(config.val_split)  # a misspelt name must not show only after the training split is read
         self.split = _training_split(config, data)
         if config.val_split != config.train_split:
             check_split(data, config.val_split)
