@@ -151,7 +151,7 @@ def check_feed(feed: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec]) ->
     if feed.keys() == {spec.name for spec in specs} and all(_fits(feed[spec.name], spec) for spec in specs):
         return
     given = ", ".join(
-        f"{name}: {getattr(value, 'dtype', type(value).__name__)} {list(np.shape(value))}"
+        f"{name}: {value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else f"{name}: {type(value)}"
         for name, value in feed.items()
     )
     wanted = ", ".join(f"{s.name}: {s.dtype} {['any' if a is None else a for a in s.shape]}" for s in specs)

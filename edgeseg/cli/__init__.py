@@ -111,7 +111,7 @@ class _Parser(argparse.ArgumentParser):
                 mend = f"put a glob or a name with spaces in quotes; {mend}"
             elif close:
                 mend = f"did you mean {close[0]}? {mend}"
-            message = f"{message[: len(colon)]}{' '.join(words[:3])}{' ...' if len(words) > 3 else ''}"
+            message = f"{colon}{' '.join(words[:3])}{f' and {len(words) - 3} more' if len(words) > 3 else ''}"
         raise UsageError(message, mend)
 
 

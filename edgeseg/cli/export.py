@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", default="fp32", choices=("fp32", "fp16"), help="fp16 halves the file; it computes in fp32")
     add("--data", metavar="data.yaml", help="compare and score on a data set, not on a synthetic street")
     add("--split", default="val", metavar="NAME", help="split of the data set (val)")
+    add("--notes", metavar="TEXT", help="origin and licence of the data, for the card (those of data.yaml)")
     add("--tolerance", default=0.001, type=share, metavar="SHARE",
         help="share of pixels whose class may differ from PyTorch's (0.001)")  # fmt: skip
 

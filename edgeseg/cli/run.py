@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import threading
@@ -48,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     from edgeseg.cli import print_error
     from edgeseg.errors import SinkError
     from edgeseg.files import check_writable, write_text
-    from edgeseg.io.sources import open_source
+    from edgeseg.io.sources import check_camera, is_camera, open_source
     from edgeseg.pipeline import stopped_by_signals
 
     stop = threading.Event()
@@ -56,12 +57,18 @@ def main(args: argparse.Namespace) -> int:
         # A misspelt path must not wait for an engine to load, nor come out after an hour's run.
         if args.stats:
             check_writable(args.stats)
-        with open_source(args.source if args.source is not None else args.camera) as source:
+        uri = args.source if args.source is not None else str(args.camera)
+        with contextlib.ExitStack() as stack:
+            if is_camera(uri):
+                check_camera(uri)
+            # A camera is opened last: some go to sleep for good when nobody reads them while an engine loads.
+            source = None if is_camera(uri) else stack.enter_context(open_source(uri))
+            segmenter = stack.enter_context(segmenter_from_args(args))
+            source = source or stack.enter_context(open_source(uri))
             sinks = _sinks(args, source)
-            with segmenter_from_args(args) as segmenter:
-                _note_missing_display(args, sinks)
-                report = _segment(args, source, segmenter, sinks, stop)
-                stats = _stats(report, segmenter, source)
+            _note_missing_display(args, sinks)
+            report = _segment(args, source, segmenter, sinks, stop)
+            stats = _stats(report, segmenter, source)
         if args.stats:
             try:
                 write_text(args.stats, json.dumps(stats, indent=2) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -117,7 +118,7 @@ class VideoSink(Sink):
         self._writer.release()
         self._writer = None
         try:
-            readable = _readable_frames(self._temporary)
+            readable = _readable_frames(self._temporary, self._written)
             if readable == 0:
                 raise SinkError(f"The video {self._path} could not be finished", "check the space left on the disk")
             os.replace(self._temporary, self._path)
@@ -187,6 +188,9 @@ class WindowSink(Sink):
         import cv2
 
         try:
+            if not self._shown:
+                # Without Qt's tool bar: it hides a part of small pictures, and its missing fonts flood the terminal.
+                cv2.namedWindow(self._title, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
             cv2.imshow(self._title, result.overlay(self._alpha))
             key = cv2.waitKey(1) & 0xFF
             gone = self._shown and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
@@ -205,8 +209,35 @@ class WindowSink(Sink):
 
 
 def display_available() -> bool:
-    """True where a window can be opened."""
-    return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    """True where a window can be opened.
+
+    A display that is named but does not answer counts as none: Qt, which OpenCV uses, would end the process.
+    """
+    if sys.platform in ("win32", "darwin"):
+        return True
+    wayland, x11 = os.environ.get("WAYLAND_DISPLAY"), os.environ.get("DISPLAY", "")
+    if wayland and os.path.exists(os.path.join(os.environ.get("XDG_RUNTIME_DIR", "/"), wayland)):
+        return True
+    host, colon, number = x11.rpartition(":")
+    number = number.partition(".")[0]
+    return bool(colon) and number.isdecimal() and _answers(host, int(number))
+
+
+def _answers(host: str, display: int) -> bool:
+    """Whether an X server can be reached."""
+    local = f"/tmp/.X11-unix/X{display}"
+    try:
+        if host not in ("", "unix"):
+            socket.create_connection((host, 6000 + display), timeout=2).close()
+            return True
+    except OSError:
+        return False
+    for address in ("\0" + local, local):  # Linux's own name space first, then the file
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as server:
+            server.settimeout(2)
+            server.connect(address)
+            return True
+    return False
 
 
 def _make_folder(folder: Path) -> None:
@@ -226,13 +257,21 @@ def _check_utf8(path: Path) -> None:
         raise SinkError(f"The name {path} is not UTF-8", "choose another", exit_code=2) from error
 
 
-def _readable_frames(path: Path) -> int:
+def _readable_frames(path: Path, expected: int) -> int:
+    """How many frames a finished video holds, without reading it all unless its last frame is missing."""
     import cv2
 
+    # The count in the header is what was meant to be written, not what reached the disk.
     capture = cv2.VideoCapture(str(path))
-    try:
-        if not capture.isOpened() or not capture.grab():
-            return 0
-        return max(1, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    finally:
-        capture.release()
+    told, rate_hz = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    capture.set(cv2.CAP_PROP_POS_FRAMES, expected - 1)
+    # Seeking beyond the end leads to the last frame there is: its time tells.
+    complete = capture.grab() and capture.get(cv2.CAP_PROP_POS_MSEC) * rate_hz > 1000 * (expected - 1.5)
+    capture.release()
+    if complete and told >= expected:
+        return expected
+    capture, count = cv2.VideoCapture(str(path)), 0
+    while capture.grab():
+        count += 1
+    capture.release()
+    return count

@@ -252,10 +252,7 @@ class CameraSource(Source):
         self._cv2 = cv2
         self._capture = _Capture(device)
         if not self._capture.is_open:
-            raise SourceError(
-                f"Camera {device} cannot be opened",
-                "check its number and permissions; 'edgeseg doctor' lists cameras",
-            )
+            raise _no_camera(device)
         # Two buffers keep the queue short; with one, cameras behind PipeWire stop for good after a pause.
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 2)
         rate = self._capture.get(cv2.CAP_PROP_FPS)
@@ -321,6 +318,28 @@ class StreetSource(Source):
         return Frame(image, index, captured_at, index / self._rate_hz, truth=truth)
 
 
+def is_camera(uri: str) -> bool:
+    """True for a camera number or a video device (/dev/videoN, or a link to one)."""
+    return (uri.isascii() and uri.isdigit()) or bool(re.fullmatch(r"/dev/video\d+", os.path.realpath(uri)))
+
+
+def check_camera(uri: str) -> None:
+    """Refuse a camera that this machine does not have, without opening it.
+
+    Raises:
+        SourceError: there is no such device; never raised outside Linux, where only opening it tells.
+    """
+    device = f"/dev/video{int(uri)}" if uri.isdigit() else uri
+    if sys.platform == "linux" and not os.path.exists(device):
+        raise _no_camera(uri)
+
+
+def _no_camera(device: int | str) -> SourceError:
+    return SourceError(
+        f"Camera {device} cannot be opened", "check its number and permissions; 'edgeseg doctor' lists cameras"
+    )
+
+
 def open_source(uri: str | int | os.PathLike[str]) -> Source:
     """Open anything that gives frames.
 
@@ -334,10 +353,8 @@ def open_source(uri: str | int | os.PathLike[str]) -> Source:
         UsageError: a ``synthetic://`` address is misspelt.
     """
     text = os.fspath(uri) if not isinstance(uri, int) else str(uri)
-    if text.isascii() and text.isdigit():
-        return CameraSource(int(text))
-    if re.fullmatch(r"/dev/video\d+", os.path.realpath(text)):
-        return CameraSource(text)
+    if is_camera(text):
+        return CameraSource(int(text) if text.isdigit() else text)
     if text.startswith("synthetic:"):
         return StreetSource(text)
     if "://" in text:

@@ -37,6 +37,8 @@ def main(args: argparse.Namespace) -> int:
         sha256=sha256_of(args.checkpoint),
     )  # fmt: skip
     card = card.replace(provenance={**card.provenance, "opset": args.opset, "weights_stored": args.weights})
+    if args.notes is not None:
+        card = card.replace(dataset={**card.dataset, "notes": args.notes})
     data = None if args.data is None else DataSet.from_yaml(args.data)
     if data is not None:
         data.check_classes(card, str(args.checkpoint))

@@ -78,7 +78,7 @@ def test_the_average_follows_closely_at_first_and_slowly_later():
             averaged.zero_()
             weight.fill_(1.0)
         average.update_parameters(network)
-        return float(averaged)
+        return averaged.item()
 
     assert share_after(0) == 1  # the first is a copy: nothing of the random initial weights stays
     assert share_after(1) == pytest.approx(1 - 2 / 11)

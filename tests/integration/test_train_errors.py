@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+pytest.importorskip("tensorboard", reason="needs the extra 'train'")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+pytest.importorskip("tensorboard", reason="needs the extra 'train'")
 
 from edgeseg import cli  # noqa: E402
 from edgeseg.dataset import DataSet  # noqa: E402

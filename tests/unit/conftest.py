@@ -54,7 +54,8 @@ def save_model(
         helper.make_node("Conv", ["planes", "weight", "bias"], ["scores"], strides=[STRIDE, STRIDE]),
     ]
     if bad_op:
-        nodes.append(helper.make_node("NoSuchOperator", ["scores"], ["nothing"], domain="nowhere"))
+        nodes[-1].output[0] = "unknown"
+        nodes.append(helper.make_node("NoSuchOperator", ["unknown"], ["scores"], domain="nowhere"))
     if head == "mask":
         nodes.append(helper.make_node("ArgMax", ["scores"], ["ids"], axis=1, keepdims=0))
         nodes.append(helper.make_node("Cast", ["ids"], [outputs[0]], to=onnx.TensorProto.UINT8))

@@ -154,7 +154,7 @@ def test_a_description_that_cannot_be_read(tmp_path: Path) -> None:
 def test_splits_that_hold_nothing(folder: Path) -> None:
     (folder / "empty" / "images").mkdir(parents=True)
     data = DataSet.from_yaml(yaml_at(folder, "names: [a, b]\nval: val\nempty: empty\nnone: none\n"))
-    with pytest.raises(DataError, match="no split 'vla'.*'val'"):
+    with pytest.raises(DataError, match=r"no split 'vla'.*'val'"):
         data.samples("vla")
     with pytest.raises(DataError, match=r"'empty' is empty: no image in .*empty"):
         data.samples("empty")
@@ -211,7 +211,7 @@ def test_masks_of_few_bits_are_refused_because_opencv_rescales_them(tmp_path: Pa
 
 def test_ids_are_checked_against_the_ignore_id_too(tmp_path: Path) -> None:
     data = DataSet.from_yaml(yaml_at(tmp_path, "names: [a]\nignore: null\n"))
-    with pytest.raises(DataError, match="ids 3, 255; known are 0 to 0$|ids 3, 255; known are 0 to 0\\."):
+    with pytest.raises(DataError, match=r"ids 3, 255; known are 0 to 0\. Mend"):
         data.check_ids(np.array([[0, 3, 255]], np.uint8), "here")
 
 

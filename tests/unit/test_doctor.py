@@ -105,9 +105,7 @@ def run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
 
 class TestCpu:
     def test_x86_features_come_from_the_first_core(self, tmp_path: Path) -> None:
-        found = by_name(
-            doctor.probe_cpu(host_with(tmp_path, {"proc/cpuinfo": X86_CPUINFO, "proc/meminfo": MEMINFO}))
-        )
+        found = by_name(doctor.probe_cpu(host_with(tmp_path, {"proc/cpuinfo": X86_CPUINFO, "proc/meminfo": MEMINFO})))
         assert found["model"].detail == "Some x86 processor"
         assert found["features"].detail == "avx2 avx512f avx512_vnni amx_int8"
         assert found["memory"].detail == "16.0 GiB in all, 8.0 GiB available"
@@ -193,16 +191,12 @@ class TestGpu:
     def test_a_driver_that_does_not_start(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(doctor, "_load_cuda_driver", lambda: FakeDriver(init=100))
         version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19\n"
-        driver = by_name(doctor.probe_gpu(host_with(tmp_path, {"proc/driver/nvidia/version": version})))[
-            "driver"
-        ]
+        driver = by_name(doctor.probe_gpu(host_with(tmp_path, {"proc/driver/nvidia/version": version})))["driver"]
         assert driver.status == "warning"
         assert "535.104.05" in driver.detail
         assert "no CUDA-capable device" in driver.detail
 
-    def test_no_nvidia_hardware_is_nothing_to_mend(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
+    def test_no_nvidia_hardware_is_nothing_to_mend(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         set_cuda(monkeypatch, None)
         assert [(f.status, f.mend) for f in doctor.probe_gpu(Host(tmp_path, {}))] == [("info", None)]
 
@@ -273,9 +267,7 @@ class TestEngines:
         assert clash.status == "warning"
         assert clash.mend == "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
 
-    def test_onnxruntime_emptied_by_an_uninstall(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
+    def test_onnxruntime_emptied_by_an_uninstall(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         set_cuda(monkeypatch, None)
         monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
         assert doctor.probe_onnxruntime(Host(tmp_path, {}))[0].status == "warning"
@@ -323,9 +315,7 @@ class TestTensorrt:
         assert finding.status == status
         assert version in finding.detail
 
-    def test_a_wheel_for_a_newer_cuda_than_the_driver(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
+    def test_a_wheel_for_a_newer_cuda_than_the_driver(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         set_cuda(monkeypatch, Cuda((12, 6), (DESKTOP_GPU,)))
         set_versions(monkeypatch, tensorrt_cu13="11.4.0")
         add_tensorrt(monkeypatch, tmp_path, "__version__ = '11.4.0'")
@@ -340,9 +330,7 @@ class FakeCv2(types.SimpleNamespace):
 
     def __init__(self, gui: str, backends: tuple[int, ...]) -> None:
         super().__init__(videoio_registry=types.SimpleNamespace(hasBackend=lambda which: which in backends))
-        self.getBuildInformation = lambda: (
-            f"General\n\n  GUI:                           {gui}\n    GTK+:  NO\n"
-        )
+        self.getBuildInformation = lambda: f"General\n\n  GUI:                           {gui}\n    GTK+:  NO\n"
 
 
 class TestVideo:
@@ -443,9 +431,7 @@ class TestJetson:
         assert by_name(doctor.probe_jetson(host_with(tmp_path, files)))["jetpack"].status == "info"
 
     def test_another_machine(self, tmp_path: Path) -> None:
-        assert doctor.probe_jetson(Host(tmp_path, {})) == [
-            Finding("jetson", "jetson", "info", "not a Jetson")
-        ]
+        assert doctor.probe_jetson(Host(tmp_path, {})) == [Finding("jetson", "jetson", "info", "not a Jetson")]
 
     def test_tensorrt_never_from_pip(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         set_cuda(monkeypatch, Cuda((12, 6), (ORIN_GPU,)))
@@ -469,9 +455,7 @@ class TestExamine:
 
         monkeypatch.setattr(doctor, "PROBES", [("cpu", probe_cpu), ("jetson", doctor.probe_jetson)])
         warning, jetson = doctor.examine(Host(tmp_path, {}))
-        assert warning == Finding(
-            "cpu", "cpu", "warning", "could not be examined: RuntimeError: something broke"
-        )
+        assert warning == Finding("cpu", "cpu", "warning", "could not be examined: RuntimeError: something broke")
         assert jetson.section == "jetson"
 
     def test_a_bare_machine_has_a_mend_for_everything(
@@ -529,9 +513,7 @@ def finding(name: str, status: doctor.Status = "ok", section: str = "engines") -
 
 class TestVerdict:
     def test_openvino_is_preferred(self) -> None:
-        assert doctor.verdict([finding("onnxruntime"), finding("openvino")]) == Verdict(
-            "openvino", None, None
-        )
+        assert doctor.verdict([finding("onnxruntime"), finding("openvino")]) == Verdict("openvino", None, None)
 
     def test_a_broken_openvino_is_passed_over(self) -> None:
         result = doctor.verdict([finding("openvino", "warning"), finding("onnxruntime")])

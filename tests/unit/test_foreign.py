@@ -99,7 +99,9 @@ def test_a_uint8_input_needs_no_normalisation_and_refuses_one() -> None:
 )
 def test_facts_that_cannot_be(facts, said) -> None:
     with pytest.raises(UsageError) as caught:
-        card_for_foreign(info(tensor("float32", 1, 3, None, None)), ModelFacts(**{**vars(ALL), "imgsz": (4, 4), **facts}))
+        card_for_foreign(
+            info(tensor("float32", 1, 3, None, None)), ModelFacts(**{**vars(ALL), "imgsz": (4, 4), **facts})
+        )
     assert said in str(caught.value)
 
 
@@ -146,12 +148,12 @@ def test_one_input_is_needed(count) -> None:
 
 def test_several_outputs() -> None:
     two = info(outputs=[TensorInfo("out", "float32", (1, 2, 4, 6)), TensorInfo("aux", "float32", (1, 9, 4, 6))])
-    with pytest.raises(ModelError, match="outputs out, aux.*--output NAME"):
+    with pytest.raises(ModelError, match=r"outputs out, aux.*--output NAME"):
         card_for_foreign(two, ALL)
     assert card_for_foreign(two, ModelFacts(**{**vars(ALL), "output": "out"})).head == "logits"
     with pytest.raises(ModelError, match="tells 9 classes apart"):
         card_for_foreign(two, ModelFacts(**{**vars(ALL), "output": "aux"}))
-    with pytest.raises(ModelError, match="no output 'x'.*out, aux"):
+    with pytest.raises(ModelError, match=r"no output 'x'.*out, aux"):
         select_output(two, "x")
 
 

@@ -23,7 +23,10 @@ in_checkout = pytest.mark.skipif(not (ROOT / "CHANGELOG.md").is_file(), reason="
 
 
 def modules_after(statement: str) -> set[str]:
-    code = f"import sys\nbefore = set(sys.modules)\n{statement}\nimport json\nprint(json.dumps(sorted(set(sys.modules) - before)))"
+    code = (
+        f"import sys\nbefore = set(sys.modules)\n{statement}\n"
+        "import json\nprint(json.dumps(sorted(set(sys.modules) - before)))"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return {name.partition(".")[0] for name in json.loads(run.stdout)}
 
@@ -63,6 +66,7 @@ FLAGS = {
     },
     "export": {
         "--checkpoint", "--out", "--imgsz", "--head", "--opset", "--weights", "--data", "--split", "--tolerance",
+        "--notes",
     },
     "info": {"--json"},
     "doctor": {"--json"},
@@ -116,7 +120,7 @@ def test_no_file_of_another_machine_is_named() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if tracked.returncode != 0:
         pytest.skip("not a git checkout")
-    forbidden = re.compile("/(wo" "rk|ro" "ot|opt/es)/|pyp" "i\\.org|registry\\.npm")
+    forbidden = re.compile("/(work|root|opt/es)/|pypi\\.org|registry\\.npm")
     for name in tracked.stdout.splitlines():
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".json", ".yaml", ".sh", ""} and path.is_file():

@@ -132,12 +132,21 @@ def test_a_bundled_name_is_resolved(tmp_path, capsys, monkeypatch):
 
 
 def test_a_card_of_odd_but_legal_values_is_shown(tmp_path, capsys):
-    card = json.loads(CARD.to_json()) | {"dataset": "camvid", "metrics": None, "provenance": {"a": {"b": {"c": 1}}}}
+    card = json.loads(CARD.to_json()) | {
+        "dataset": {"notes": "camvid"}, "metrics": {}, "provenance": {"a": {"b": {"c": 1}}},
+    }  # fmt: skip
     assert run(save_onnx(tmp_path / "m.onnx", json.dumps(card))) == 0
     text = capsys.readouterr().out
-    assert "  dataset     camvid" in text
+    assert "  dataset     notes: camvid" in text
     assert "  metrics     -" in text
     assert 'a: b {"c": 1}' in text
+
+
+@pytest.mark.parametrize(("key", "value"), [("dataset", "camvid"), ("metrics", None), ("provenance", [1])])
+def test_a_card_with_something_else_than_a_mapping_is_refused(tmp_path, key, value):
+    card = json.loads(CARD.to_json()) | {key: value}
+    with pytest.raises(ModelError, match=f"no mapping in {key}"):
+        run(save_onnx(tmp_path / "m.onnx", json.dumps(card)))
 
 
 def test_a_record_nested_too_deeply(tmp_path):

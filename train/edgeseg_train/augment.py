@@ -1,7 +1,7 @@
 """Augmentation with torchvision's transforms v2.
 
 torchvision because it is needed for encoders anyway, is kept by the PyTorch project, runs fast on uint8, and
-moves image and mask together by type: a ``tv_tensors.Mask`` is resized nearest-neighbour and never recoloured.
+moves image and mask together by type: a ``tv_tensors.Mask`` is mirrored with its image and never recoloured.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
 
@@ -45,10 +45,12 @@ class RandomScaleCrop(torch.nn.Module):
         padding = [pad_left, pad_top, width - crop_w - pad_left, height - crop_h - pad_top]
 
         def geometry(x: Tensor, fill: int) -> Tensor:
-            x = TF.resize(x, [new_h, new_w], antialias=factor * fit < 1)
             return TF.pad(TF.crop(x, top, left, crop_h, crop_w), padding, fill=fill)
 
-        return geometry(image, 0), geometry(mask, self.ignore_id)
+        image = TF.resize(image, [new_h, new_w], antialias=factor * fit < 1)
+        # A tv_tensors.Mask would be resized with NEAREST, which is half a pixel off the image.
+        ids = TF.resize(mask.as_subclass(Tensor)[None], [new_h, new_w], InterpolationMode.NEAREST_EXACT)[0]
+        return geometry(image, 0), geometry(tv_tensors.Mask(ids), self.ignore_id)
 
 
 class RandomJpeg(torch.nn.Module):

@@ -14,30 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution without bias, then batch normalisation."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs))
-
-
-def conv_bn_relu(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution without bias, batch normalisation, ReLU."""
-    return conv_bn(inputs, outputs, kernel, stride).append(nn.ReLU(inplace=True))
-
-
-def bn_relu_conv(inputs: int, outputs: int, kernel: int, bias: bool = False) -> nn.Sequential:
-    """The pre-activation order, as the pyramid and the heads use it."""
-    return nn.Sequential(
-        nn.BatchNorm2d(inputs),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias),
-    )
-
-
-def resize_like(x: Tensor, reference: Tensor) -> Tensor:
-    """Bilinear to the reference's height and width: sizes need not divide by the stride."""
-    return F.interpolate(x, size=reference.shape[2:], mode="bilinear", align_corners=False)
-
+from edgeseg_train.models.blocks import bn_relu_conv, conv_bn, conv_bn_relu, init_convolutions, resize_like
 
 class Residual(nn.Module):
     """``body(x) + skip(x)``, with a ReLU after the sum unless the consumer applies it."""
@@ -121,9 +98,7 @@ class DDRNet(nn.Module):
         self.pyramid = DAPPM(16 * c, pyramid_width, 4 * c)
         self.head = _head(4 * c, head_width, num_classes)
         self.aux_head = _head(2 * c, head_width, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Images [N, 3, H, W] to logits [N, classes, H/8, W/8]; while training also the auxiliary logits."""
