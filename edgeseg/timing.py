@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,7 +17,8 @@ class StageTimes:
     """Every frame's milliseconds by stage, for percentiles at the end. Nothing is trimmed."""
 
     def __init__(self) -> None:
-        self._ms: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        # Eight bytes a value, not the thirty of a list: a robot runs for days.
+        self._ms = {stage: array("d") for stage in STAGES}
 
     def add(self, timing_ms: Mapping[str, float]) -> None:
         """Add one frame's stages."""

@@ -40,7 +40,10 @@ class OnnxRuntimeBackend:
         # Spinning workers would burn the cores that capture and sinks need between frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            # Its fallback would print, and try the same once more.
+            self._session: Any = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except Exception as error:  # onnxruntime raises types of its own that share no base
             raise BackendError(
                 f"ONNX Runtime {self.version} refuses {path} ({_first_line(error)})",

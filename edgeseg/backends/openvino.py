@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeseg.backends import TensorSpec, check_feed, check_inputs, network_input_shape
 from edgeseg.card import ModelCard
-from edgeseg.errors import BackendError, MissingDependencyError
+from edgeseg.errors import BackendError, EdgesegError, MissingDependencyError
 
 
 class OpenVinoBackend:
@@ -41,7 +41,9 @@ class OpenVinoBackend:
                 model.reshape({model.inputs[0]: list(network_input_shape(card))})
             self._compiled: Any = core.compile_model(model, "CPU", config)
             self._request: Any = self._compiled.create_infer_request()
-        except RuntimeError as error:
+        except EdgesegError:
+            raise
+        except Exception as error:  # not only RuntimeError: a name that is not UTF-8 is a UnicodeDecodeError
             raise BackendError(
                 f"OpenVINO {self.version} refuses {path} ({_last_line(error)})",
                 "export the model again, or try --backend onnxruntime",
@@ -57,8 +59,9 @@ class OpenVinoBackend:
         try:
             # Inputs and outputs are shared, not copied: the feed outlives the call, and the outputs are
             # the caller's until the next one.
-            self._request.infer(dict(feed), share_inputs=True, share_outputs=True)
-        except (RuntimeError, ValueError, TypeError) as error:
+            by_number = {i: feed[spec.name] for i, spec in enumerate(self.inputs)}
+            self._request.infer(by_number, share_inputs=True, share_outputs=True)
+        except Exception as error:
             raise BackendError(
                 f"OpenVINO failed ({_last_line(error)})", "check the frame and the model with 'edgeseg info'"
             ) from error
@@ -71,7 +74,13 @@ class OpenVinoBackend:
 
 def _spec(port: Any) -> TensorSpec:
     shape = tuple(d.get_length() if d.is_static else None for d in port.partial_shape)
-    return TensorSpec(port.any_name, np.dtype(port.element_type.to_dtype()), shape)
+    return TensorSpec(_name(port), np.dtype(port.element_type.to_dtype()), shape)
+
+
+def _name(port: Any) -> str:
+    # A tensor also bears the names it had before nodes that do nothing: any_name is the first by alphabet.
+    own = str(port.node.get_friendly_name()).removesuffix("/sink_port_0")
+    return own if own in port.get_names() else str(port.any_name)
 
 
 def _last_line(error: Exception) -> str:

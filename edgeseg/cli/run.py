@@ -65,6 +65,7 @@ def main(args: argparse.Namespace) -> int:
             source = None if is_camera(uri) else stack.enter_context(open_source(uri))
             segmenter = stack.enter_context(segmenter_from_args(args))
             source = source or stack.enter_context(open_source(uri))
+            _refuse_to_overwrite(args, source)
             sinks = _sinks(args, source)
             _note_missing_display(args, sinks)
             report = _segment(args, source, segmenter, sinks, stop)
@@ -92,14 +93,24 @@ def _segment(
     with tqdm(total=total, unit="frame", desc=source.name[-40:], disable=None) as bar:
 
         def shown(result: Segmentation, report: Report) -> None:
-            bar.set_postfix(
-                latency_ms=f"{report.times.median_ms('end_to_end'):.1f}", dropped=report.dropped, refresh=False
-            )
-            bar.update()
+            if not bar.disable:
+                latency_ms = f"{report.times.median_ms('end_to_end'):.1f}"
+                bar.set_postfix(latency_ms=latency_ms, dropped=report.dropped, refresh=False)
+                bar.update()
             if any(getattr(sink, "closed", False) for sink in sinks):
                 stop.set()
 
         return run(source, segmenter, sinks, max_frames=args.max_frames, stop=stop, on_result=shown)
+
+
+def _refuse_to_overwrite(args: argparse.Namespace, source: Source) -> None:
+    sources = {path.resolve() for path in source.paths}
+    outputs = [Path(path) for path in (args.save, args.stats) if path]
+    if args.save_masks:
+        outputs += [Path(args.save_masks) / f"{path.stem}.png" for path in source.paths]
+    for path in outputs:
+        if path.resolve() in sources:
+            raise UsageError(f"Writing {path} would replace the source", "choose another file or folder")
 
 
 def _sinks(args: argparse.Namespace, source: Source) -> list[Sink]:

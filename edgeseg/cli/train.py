@@ -6,17 +6,19 @@ import argparse
 
 from edgeseg.cli import import_tool
 from edgeseg.cli._options import positive
+from edgeseg.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags; those left out keep the defaults of ``edgeseg_train.config.TrainConfig``."""
     add = parser.add_argument
-    add("--data", required=True, metavar="data.yaml", help="data set")
-    add("--model", metavar="NAME", help="network: ddrnet-c16, ddrnet-c32 (default) or ddrnet-c64")
+    add("--list-models", action="store_true", help="print the networks with their sizes, and end")
+    add("--data", metavar="data.yaml", help="data set (required)")
+    add("--model", metavar="NAME", help="network: ddrnet-c32 (default) or another of --list-models")
     add("--imgsz", type=positive, nargs=2, metavar=("H", "W"), help="height and width (360 480)")
     add("--epochs", type=positive, metavar="N", help="passes over the training split (100)")
     add("--batch", type=positive, metavar="N", help="images a step (8)")
-    add("--out", required=True, metavar="DIR", help="folder of the run, such as runs/first")
+    add("--out", metavar="DIR", help="folder of the run, such as runs/first (required)")
     add("--resume", action="store_true", help="continue the run in --out")
     add("--seed", type=int, metavar="N", help="of initial weights, order and augmentation (0)")
     add("--train-split", metavar="NAME", help="split to train on (train)")
@@ -45,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Train; see ``edgeseg_train.cli``."""
+    """Train; see ``edgeseg_train.cli``.
+
+    Raises:
+        UsageError: no data set or no folder is given.
+    """
+    missing = [flag for flag, value in (("--data", args.data), ("--out", args.out)) if value is None]
+    if missing and not args.list_models:
+        raise UsageError(f"the following arguments are required: {', '.join(missing)}", "see 'edgeseg train --help'")
     code: int = import_tool("edgeseg_train.cli", "train", "train").main(args)
     return code

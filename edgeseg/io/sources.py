@@ -33,9 +33,11 @@ class Source(ABC):
         rate_hz: frames a second, where that is known.
         state: how the source is doing.
         dropped: frames the source itself passed over.
+        paths: the files it reads.
     """
 
     live = False
+    paths: Sequence[Path] = ()
 
     def __init__(self, name: str, frame_count: int | None = None, rate_hz: float | None = None) -> None:
         self.name, self.frame_count, self.rate_hz = name, frame_count, rate_hz
@@ -114,13 +116,13 @@ class ImageSource(Source):
 
     def __init__(self, paths: Sequence[Path], name: str) -> None:
         super().__init__(name, len(paths))
-        self._paths = paths
+        self.paths = paths
         self._next = 0
         self._refused: list[DataError] = []
 
     def _read(self) -> Frame | None:
-        while self._next < len(self._paths):
-            index, path = self._next, self._paths[self._next]
+        while self._next < len(self.paths):
+            index, path = self._next, self.paths[self._next]
             self._next += 1
             try:
                 return Frame(read_image(path), index, time.monotonic(), name=path.name)
@@ -133,11 +135,11 @@ class ImageSource(Source):
     def _error(self) -> SourceError:
         refused, self._refused = self._refused, []
         first = refused[0]
-        if len(self._paths) == 1:
+        if len(self.paths) == 1:
             return SourceError(first.problem, first.mend)
-        count = f"{len(refused)} of the {len(self._paths)} images of {self.name} cannot be read"
+        count = f"{len(refused)} of the {len(self.paths)} images of {self.name} cannot be read"
         return SourceError(
-            f"{count}: {first.problem}", first.mend, exit_code=2 if len(refused) == len(self._paths) else 1
+            f"{count}: {first.problem}", first.mend, exit_code=2 if len(refused) == len(self.paths) else 1
         )
 
 
@@ -201,6 +203,7 @@ class VideoSource(Source):
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         super().__init__(str(path), count if count > 0 else None, rate if 0 < rate < 1000 else None)
+        self.paths = [path]
         self._next = 0
         self._pts_s = 0.0
 

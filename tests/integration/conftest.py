@@ -81,7 +81,7 @@ def train(tiny_dataset, tmp_path, monkeypatch):
     from functools import partial
 
     from edgeseg import cli
-    from edgeseg_train.models import NETWORKS, ddrnet
+    from edgeseg_train.models import NETWORKS, Network, ddrnet
 
     def run(*flags, data=tiny_dataset, out=tmp_path / "run"):
         return cli.main(
@@ -89,7 +89,8 @@ def train(tiny_dataset, tmp_path, monkeypatch):
              "--epochs", "2", "--batch", "2", "--workers", "0", "--device", "cpu", "--no-amp", *map(str, flags)]
         )  # fmt: skip
 
-    monkeypatch.setitem(NETWORKS, "ddrnet-c4", partial(ddrnet.DDRNet, width=4, head_width=8, pyramid_width=8))
+    narrow = partial(ddrnet.DDRNet, width=4, head_width=8, pyramid_width=8)
+    monkeypatch.setitem(NETWORKS, "ddrnet-c4", Network(narrow, "", ""))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield run

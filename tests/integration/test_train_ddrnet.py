@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from edgeseg_train.models import NETWORKS, build  # noqa: E402
+from edgeseg_train.models import build  # noqa: E402
 from edgeseg_train.optimize import build_average, build_optimizer, learning_rate_factor  # noqa: E402
 
 
@@ -36,7 +36,7 @@ def test_multiply_adds():
     assert giga_multiply_adds("ddrnet-c32", 19, (1024, 2048)) == pytest.approx(36.3, rel=0.005)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["ddrnet-c16", "ddrnet-c32", "ddrnet-c64"])
 @pytest.mark.parametrize("size_hw", [(64, 64), (64, 96), (90, 122), (360, 480), (65, 127)])
 def test_output_is_at_stride_8_for_any_size(name, size_hw):
     network = on_meta(name, 11)

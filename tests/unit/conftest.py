@@ -49,7 +49,11 @@ def save_model(
     weight[1] = 1 / (3 * STRIDE**2)
     bias = np.array([np.nan if nan else 128, 0, -1], np.float32)
     nodes = [
-        helper.make_node("Cast", ["image"], ["float"], to=onnx.TensorProto.FLOAT),
+        *(
+            helper.make_node("Cast", [f"image{i or ''}"], [f"float{i}"], to=onnx.TensorProto.FLOAT)
+            for i in range(inputs)
+        ),
+        helper.make_node("Sum", [f"float{i}" for i in range(inputs)], ["float"]),
         helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2] if layout == "nhwc" else [0, 1, 2, 3]),
         helper.make_node("Conv", ["planes", "weight", "bias"], ["scores"], strides=[STRIDE, STRIDE]),
     ]

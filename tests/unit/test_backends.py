@@ -184,6 +184,16 @@ def test_files_that_are_no_model(tmp_path: Path, engine: str, tiny_model: Path, 
     assert capfd.readouterr().err == ""
 
 
+def test_damaged_models(tmp_path: Path, engine: str, tiny_model: Path, card: ModelCard, capfd) -> None:
+    whole = tiny_model.read_bytes()
+    name = whole.index(b"scores")  # a text that is not UTF-8
+    (tmp_path / "x.onnx").write_bytes(whole[:name] + b"\xba" + whole[name + 1 :])
+    with pytest.raises(BackendError, match=r"refuses .*x\.onnx"):
+        open_backend(tmp_path / "x.onnx", card, engine)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
 def test_an_operator_nobody_knows(tmp_path: Path, make_model, engine: str, card: ModelCard, capfd) -> None:
     path = make_model(tmp_path / "x.onnx", card, bad_op=True)
     with pytest.raises(BackendError, match=r"refuses .*x\.onnx .*Mend: "):
@@ -230,6 +240,15 @@ def test_several_outputs(tmp_path: Path, make_model, engine: str, card: ModelCar
     assert [spec.name for spec in backend.outputs] == ["logits", "again"]
     outputs = backend.infer({"image": picture()[None]})
     assert np.array_equal(outputs["logits"], outputs["again"])
+    backend.close()
+
+
+def test_an_output_keeps_its_own_name(tmp_path: Path, make_model, engine: str, card: ModelCard) -> None:
+    # Inside, the tensor is called "scores", which comes first by alphabet.
+    path = make_model(tmp_path / "x.onnx", card, outputs=("zone",))
+    backend = open_backend(path, card, engine)
+    assert [spec.name for spec in backend.outputs] == ["zone"]
+    assert set(backend.infer({"image": picture()[None]})) == {"zone"}
     backend.close()
 
 

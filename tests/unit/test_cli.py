@@ -83,10 +83,11 @@ def process(tiny_model: Path, tiny_backend: str) -> Callable[..., subprocess.Pop
     def start(*words: object, **options: object) -> subprocess.Popen[str]:
         hidden = {"DISPLAY", "WAYLAND_DISPLAY", "OPENCV_LOG_LEVEL", "OPENCV_FFMPEG_LOGLEVEL"}
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # files that may not grow include those of Python
         command = [sys.executable, "-m", "edgeseg", "run", "--headless", "--model", tiny_model]
         return subprocess.Popen(
             [str(word) for word in (*command, "--backend", tiny_backend, *words)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
+            text=True, env=environment, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )  # fmt: skip
 
     return start
@@ -305,6 +306,43 @@ def test_without_a_display_it_says_how_to_see_the_result(tmp_path: Path, main, t
     assert answer.err.startswith("note: ")
 
 
+def test_closing_the_window_ends_the_run(tmp_path: Path, main, tiny_model, tiny_backend, monkeypatch) -> None:
+    class Window(sinks.Sink):
+        closed, shown = False, 0
+
+        def __init__(self, alpha: float) -> None:
+            assert alpha == 0.25
+
+        def write(self, result) -> None:
+            Window.shown += 1
+            self.closed = result.frame_index == 2
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(sinks, "display_available", lambda: True)
+    monkeypatch.setattr(sinks, "WindowSink", Window)
+    answer = main("run", "--model", tiny_model, "--backend", tiny_backend, "--alpha", 0.25, "--source",
+                  "synthetic://street?size=32x24", "--save", tmp_path / "x.mp4")  # fmt: skip
+    assert (answer.code, answer.err, Window.shown) == (0, "", 3)
+    assert len(video_frames(tmp_path / "x.mp4")) == 3
+
+
+def test_a_terminal_shows_progress(tmp_path: Path, process) -> None:
+    pty = pytest.importorskip("pty", reason="no terminals here")
+    save_image(tmp_path / "x.png", np.zeros((8, 8, 3), np.uint8))
+    terminal, end = pty.openpty()
+    started = process("--source", tmp_path / "x.png", stderr=end)
+    out, _ = started.communicate(timeout=WAIT_S)
+    os.close(end)
+    shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert (started.returncode, out.partition(",")[0]) == (0, "1 frames")
+    assert "1/1" in shown
+    assert "latency_ms=" in shown
+    assert "dropped=0" in shown
+
+
 def test_a_model_without_a_card(tmp_path: Path, main, make_model, tiny_model, tiny_backend: str) -> None:
     model = make_model(tmp_path / "m.onnx", None, dtype="float32", layout="nchw", size_hw=(None, None))
     source = save_image(tmp_path / "x.png", np.full((8, 8, 3), 255, np.uint8))
@@ -480,6 +518,28 @@ def test_flags_that_cannot_be_followed(run, broken: Path, monkeypatch, words: tu
     assert is_one_error(answer.err), answer.err
     assert said in answer.err
     assert files_in(broken) == before
+
+
+def test_the_source_is_never_overwritten(tmp_path: Path, run, make_video, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    video = make_video(tmp_path / "v.mp4").read_bytes()
+    for name in ("a.png", "b.jpg"):
+        save_image(tmp_path / "in" / name, np.zeros((8, 8, 3), np.uint8))
+    before = files_in(tmp_path)
+    for words in (
+        ("--source", "v.mp4", "--save", tmp_path / "v.mp4"),
+        ("--source", tmp_path / "v.mp4", "--stats", "in/../v.mp4"),
+        ("--source", "in", "--save-masks", tmp_path / "in"),
+        ("--source", "in/a.png", "--save-masks", "in"),
+    ):
+        answer = run(*words)
+        assert (answer.code, answer.out) == (2, "")
+        assert is_one_error(answer.err), answer.err
+        assert "would replace the source" in answer.err
+    assert files_in(tmp_path) == before
+    assert (tmp_path / "v.mp4").read_bytes() == video
+    assert run("--source", "in/b.jpg", "--save-masks", "in").code == 0
+    assert files_in(tmp_path / "in") == ["a.png", "b.jpg", "b.png"]
 
 
 # --- run: what goes wrong half-way -----------------------------------------------------------------------------

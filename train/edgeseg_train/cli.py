@@ -16,6 +16,7 @@ from edgeseg.dataset import DataSet
 from edgeseg.errors import SinkError, UsageError
 from edgeseg_train.config import TrainConfig
 from edgeseg_train.loop import Trainer
+from edgeseg_train.models.size import list_text
 
 
 def config_from_args(args: argparse.Namespace) -> TrainConfig:
@@ -35,6 +36,9 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         EdgesegError: see ``edgeseg_train.loop.Trainer``.
     """
+    if args.list_models:
+        print(list_text())
+        return 0
     config = config_from_args(args)
     _check_folder(Path(config.out), args.resume)
     with _sigterm_interrupts():

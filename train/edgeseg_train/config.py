@@ -53,7 +53,7 @@ class TrainConfig:
         warmup: share of all steps in which the learning rate rises.
         schedule: "cosine" or "poly" (power 0.9), both down to zero.
         loss: "weighted-ce" or "ohem".
-        aux_weight: weight of the auxiliary head's loss.
+        aux_weight: weight of each auxiliary head's loss.
         ema_decay: decay of the weight average once it is warm.
         grad_clip: largest norm of the gradient.
         scale_min, scale_max: range of the random scale.

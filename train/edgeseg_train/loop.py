@@ -142,9 +142,11 @@ class Trainer:
         labels = labels.to(self.device, non_blocking=True)
         images = (images - self.mean) / self.std
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-            main, auxiliary = self.network(images)
+            outputs = self.network(images)
+        main, *auxiliary = (outputs,) if isinstance(outputs, Tensor) else outputs
         loss = losses.dense_loss(self.criterion, main, labels)
-        loss = loss + self.config.aux_weight * losses.dense_loss(self.criterion, auxiliary, labels)
+        for logits in auxiliary:
+            loss = loss + self.config.aux_weight * losses.dense_loss(self.criterion, logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from edgeseg_train.models.blocks import bn_relu_conv, conv_bn, conv_bn_relu, init_convolutions, resize_like
 
+
 class Residual(nn.Module):
     """``body(x) + skip(x)``, with a ReLU after the sum unless the consumer applies it."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError, UsageError
@@ -78,10 +79,12 @@ def _classifier(name: str, dilated: bool) -> Any:
 
     if name == "mobilenet_v3_large":
         return get_model(name, dilated=dilated)
-    model = get_model(name)
+    # RegNet's constructor computes with tensors, which the meta device cannot.
+    with torch.device("cpu"):
+        model = get_model(name)
     if dilated:
         _dilate(model.layer4)
-    return model
+    return model.to(torch.get_default_device())
 
 
 def _dilate(stage: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """Fast-SCNN: fast segmentation convolutional neural network.
 
 Poudel, Liwicki, Cipolla, "Fast-SCNN: Fast Semantic Segmentation Network", arXiv 1902.04502. Published: Cityscapes
-val 68.6, test 68.0 mIoU at 1024x2048. Counted here: 1.14 M parameters, 6.7 G multiply-adds at that size.
+val 68.6, test 68.0 mIoU at 1024x2048. Counted here: 1.14 M parameters, 6.71 G multiply-adds at that size.
 
 Three strided layers feed both a detail path that stays at stride 8 and a chain of inverted residuals down to
 stride 32; the two are added. Depthwise convolutions suffer most from INT8 (MMDeploy: 70.9 to 66.0 mIoU).

@@ -1,9 +1,9 @@
 """Encoders of torchvision under a pyramid decoder of additions.
 
-The top-down pathway of Lin, Dollar, Girshick, He, Hariharan, Belongie, "Feature Pyramid Networks for Object
-Detection", arXiv 1612.03144, down to stride 8, with pooled context on top. The decoder's details are edgeseg's own,
-so no figures are published for these networks. They are the ones that can start from ImageNet weights. ResNet-18 is
-made of plain convolutions, which lose least in INT8; MobileNetV3 and RegNetY have squeeze-and-excitation gates.
+The top-down pathway of Lin et al., "Feature Pyramid Networks for Object Detection", arXiv 1612.03144, down to stride
+8, with pooled context on top. The decoder's details are edgeseg's own, so no figures are published for these networks.
+They are among those that can start from ImageNet weights. ResNet-18 is made of plain convolutions, which lose least in
+INT8; MobileNetV3 and RegNetY have squeeze-and-excitation gates.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """LR-ASPP: the light segmentation head of MobileNetV3, on its dilated large encoder.
 
-Howard, Sandler, Chu, Chen, Chen, Tan, Wang, Zhu, Pang, Vasudevan, Le, Adam, "Searching for MobileNetV3",
-arXiv 1905.02244. Cityscapes val of MMSegmentation's training: 69.5 mIoU with ImageNet weights, 67.9 without.
-Counted here: 3.2 M parameters, 15.8 G multiply-adds at 1024x2048.
+Howard et al., "Searching for MobileNetV3", arXiv 1905.02244. Cityscapes val of MMSegmentation's training: 69.5 mIoU
+with ImageNet weights, 67.9 without. Counted here: 3.22 M parameters, 15.8 G multiply-adds at 1024x2048.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """PP-LiteSeg-T: the encoder STDC1 and a light decoder with attention between scales.
 
-Peng, Liu, Tang, Hao, Chu, Chen, Wu, Chen, Yu, Du, Dang, Lai, Liu, Hu, Yu, Ma, "PP-LiteSeg: A Superior Real-Time
-Semantic Segmentation Model", arXiv 2204.02681. Published with ImageNet weights: Cityscapes val 73.1, test 72.0 mIoU
-at 512x1024, val 76.0 at 768x1536; CamVid test 73.30 at 720x960. Counted here: 8.0 M parameters, 45.7 G
-multiply-adds at 1024x2048.
+Peng et al., "PP-LiteSeg: A Superior Real-Time Semantic Segmentation Model", arXiv 2204.02681. Published with ImageNet
+weights: Cityscapes val 73.1, test 72.0 mIoU at 512x1024, val 76.0 at 768x1536; CamVid test 73.30 at 720x960. Counted
+here: 8.03 M parameters, 45.7 G multiply-adds at 1024x2048.
 """
 
 from __future__ import annotations

@@ -16,8 +16,6 @@ from torch.nn import functional as F
 
 from edgeseg_train.models.blocks import conv_bn, conv_bn_relu, init_convolutions
 
-_DEPTHS = (2, 2, 3, 3, 3)
-
 
 class SegNet(nn.Module):
     """SegNet on the thirteen convolutions of VGG-16, with its width as a parameter.
@@ -33,12 +31,40 @@ class SegNet(nn.Module):
         super().__init__()
         widths = [width * factor for factor in (1, 2, 4, 8, 8)]
         self.down = nn.ModuleList(
-            _row(i, i, o, depth, last_relu=False)
-            for i, o, depth in zip([3, *widths[:-1]], widths, _DEPTHS, strict=True)
+            _row(i, o, depth).append(conv_bn(o, o, 3))
+            for i, o, depth in zip([3, *widths[:-1]], widths, (1, 1, 2, 2, 2), strict=True)
         )
         self.up = nn.ModuleList(
-            _row(i, i, o, depth, last_relu=True)
-            for i, o, depth in zip(widths[::-1], [*widths[-2::-1], width], _DEPTHS[::-1], strict=True)
+            _row(i, i, depth).extend(conv_bn_relu(i, o, 3))
+            for i, o, depth in zip(widths[::-1], [*widths[-2::-1], width], (2, 2, 2, 1, 0), strict=True)
         )
-        self.head = nn.Conv2d(width, num_classes, 1)
+        self.head = nn.Conv2d(width, num_classes, 3, padding=1)
         init_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [N, 3, H, W] to logits [N, classes, H, W]."""
+        winners: list[Tensor] = []
+        for block in self.down:
+            x = block(x)
+            pooled = F.max_pool2d(x, 2, ceil_mode=True)
+            winners.append(x == _doubled(pooled, x))
+            x = F.relu(pooled)
+        for block in self.up:
+            winner = winners.pop()
+            x = block(_doubled(x, winner) * winner)
+        return self.head(x)
+
+
+def _row(inputs: int, outputs: int, depth: int) -> nn.Sequential:
+    row = nn.Sequential()
+    for index in range(depth):
+        row.extend(conv_bn_relu(outputs if index else inputs, outputs, 3))
+    return row
+
+
+def _doubled(x: Tensor, reference: Tensor) -> Tensor:
+    """Every pixel twice in height and width, without the last row or column where the reference's size is odd."""
+    height, width = (int(side) for side in x.shape[2:])
+    doubled = F.interpolate(x, size=(2 * height, 2 * width), mode="nearest")
+    rows, columns = (int(side) for side in reference.shape[2:])
+    return doubled if (rows, columns) == (2 * height, 2 * width) else doubled[:, :, :rows, :columns]

@@ -1,6 +1,6 @@
 """STDC1: the encoder of short-term dense concatenation blocks.
 
-Fan, Lai, Huang, Wei, Chai, Luo, Wei, "Rethinking BiSeNet for Real-time Semantic Segmentation", arXiv 2104.13188.
+Fan et al., "Rethinking BiSeNet for Real-time Semantic Segmentation", arXiv 2104.13188.
 A block's convolutions halve their channels one after the other, and their outputs are concatenated. Published for
 STDC1-Seg with ImageNet weights, on Cityscapes: val 72.2 mIoU at 512x1024, 74.5 at 768x1536.
 """
