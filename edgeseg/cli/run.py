@@ -52,27 +52,27 @@ def main(args: argparse.Namespace) -> int:
     from edgeseg.io.sources import check_camera, is_camera, open_source
     from edgeseg.pipeline import stopped_by_signals
 
-    stop = threading.Event()
-    with stopped_by_signals(stop):
-        # A misspelt path must not wait for an engine to load, nor come out after an hour's run.
-        if args.stats:
-            check_writable(args.stats)
-        uri = args.source if args.source is not None else str(args.camera)
-        with contextlib.ExitStack() as stack:
-            if is_camera(uri):
-                check_camera(uri)
-            # A camera is opened last: some go to sleep for good when nobody reads them while an engine loads.
-            source = None if is_camera(uri) else stack.enter_context(open_source(uri))
-            segmenter = stack.enter_context(segmenter_from_args(args))
-            source = source or stack.enter_context(open_source(uri))
-            _refuse_to_overwrite(args, source)
-            sinks = _sinks(args, source)
-            _note_missing_display(args, sinks)
-            report = _segment(args, source, segmenter, sinks, stop)
-            stats = _stats(report, segmenter, source)
+    # A misspelt path must not wait for an engine to load, nor come out after an hour's run.
+    if args.stats:
+        check_writable(args.stats)
+    uri = args.source if args.source is not None else str(args.camera)
+    with contextlib.ExitStack() as stack:
+        if is_camera(uri):
+            check_camera(uri)
+        # A camera is opened last: some go to sleep for good when nobody reads them while an engine loads.
+        source = None if is_camera(uri) else stack.enter_context(open_source(uri))
+        segmenter = stack.enter_context(segmenter_from_args(args))
+        source = source or stack.enter_context(open_source(uri))
+        _refuse_to_overwrite(args, source)
+        sinks = _sinks(args, source)
+        _note_missing_display(args, sinks)
+        stop = threading.Event()
+        # Not before: while all this loads there is nothing to finish, and Ctrl-C may end it at once.
+        stack.enter_context(stopped_by_signals(stop))
+        report = _segment(args, source, segmenter, sinks, stop)
         if args.stats:
             try:
-                write_text(args.stats, json.dumps(stats, indent=2) + "\n")
+                write_text(args.stats, json.dumps(_stats(report, segmenter, source), indent=2) + "\n")
             except SinkError as error:
                 report.error = report.error or error
     _summarise(args, report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -329,9 +330,12 @@ def test_closing_the_window_ends_the_run(tmp_path: Path, main, tiny_model, tiny_
 
 
 def test_a_terminal_shows_progress(tmp_path: Path, process) -> None:
-    pty = pytest.importorskip("pty", reason="no terminals here")
+    pty, fcntl, termios = (
+        pytest.importorskip(name, reason="no terminals here") for name in ("pty", "fcntl", "termios")
+    )
     save_image(tmp_path / "x.png", np.zeros((8, 8, 3), np.uint8))
     terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
     started = process("--source", tmp_path / "x.png", stderr=end)
     out, _ = started.communicate(timeout=WAIT_S)
     os.close(end)

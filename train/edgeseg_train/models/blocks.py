@@ -82,9 +82,13 @@ class PoolPyramid(nn.Module):
         ]
 
 
-def init_convolutions(*parts: nn.Module) -> None:
-    """Kaiming initialisation of every convolution's weights."""
+def init_convolutions(*parts: nn.Module, with_bias: bool = False) -> None:
+    """Kaiming initialisation of the convolutions' weights.
+
+    Those with a bias have no normalisation behind them, classifiers mostly: there it would make the first logits
+    large, and torch's own initialisation stays, except where ``with_bias`` asks for them too.
+    """
     for part in parts:
         for module in part.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and (with_bias or module.bias is None):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -99,7 +99,7 @@ class DDRNet(nn.Module):
         self.pyramid = DAPPM(16 * c, pyramid_width, 4 * c)
         self.head = _head(4 * c, head_width, num_classes)
         self.aux_head = _head(2 * c, head_width, num_classes)
-        init_convolutions(self)
+        init_convolutions(self, with_bias=True)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Images [N, 3, H, W] to logits [N, classes, H/8, W/8]; while training also the auxiliary logits."""

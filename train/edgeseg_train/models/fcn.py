@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeseg_train.models.blocks import init_convolutions, resize_like
+from edgeseg_train.models.blocks import resize_like
 from edgeseg_train.models.encoders import Encoder
 
 
@@ -26,7 +26,6 @@ class FCN(nn.Module):
         super().__init__()
         self.encoder = Encoder("resnet18")
         self.scores = nn.ModuleList(nn.Conv2d(c, num_classes, 1) for c in self.encoder.channels[1:])
-        init_convolutions(self.scores)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, 3, H, W] to logits [N, classes, H/8, W/8]."""

@@ -8,7 +8,6 @@ INT8; MobileNetV3 and RegNetY have squeeze-and-excitation gates.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from edgeseg_train.models.blocks import PoolPyramid, conv_bn_relu, conv_head, init_convolutions, resize_like
@@ -33,12 +32,12 @@ class FPN(nn.Module):
         self.pyramid = PoolPyramid(width, width, (1, 2, 4))
         self.smooth = nn.ModuleList(conv_bn_relu(width, width, 3) for _ in self.laterals)
         self.head = conv_head(width, width, num_classes)
-        init_convolutions(self.laterals, self.pyramid, self.smooth, self.head)
+        init_convolutions(self.pyramid, self.smooth, self.head)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, 3, H, W] to logits [N, classes, H/8, W/8]."""
         top, *finer = (lateral(f) for lateral, f in zip(self.laterals, self.encoder(x)[:0:-1], strict=True))
-        y = self.smooth[0](top + torch.stack(self.pyramid(top)).sum(0))
+        y = self.smooth[0](sum(self.pyramid(top), top))
         for smooth, fine in zip(self.smooth[1:], finer, strict=True):
             y = smooth(fine + resize_like(y, fine))
         return self.head(y)

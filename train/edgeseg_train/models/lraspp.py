@@ -29,7 +29,7 @@ class LRASPP(nn.Module):
         self.features = conv_bn_relu(high, width, 1)
         self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(high, width, 1, bias=False), nn.Sigmoid())
         self.low_head, self.high_head = nn.Conv2d(low, num_classes, 1), nn.Conv2d(width, num_classes, 1)
-        init_convolutions(self.features, self.gate, self.low_head, self.high_head)
+        init_convolutions(self.features, self.gate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, 3, H, W] to logits [N, classes, H/8, W/8]."""

@@ -71,8 +71,8 @@ class PPLiteSeg(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Images [N, 3, H, W] to logits [N, classes, H/8, W/8]; while training also those at H/16 and H/32."""
         features = self.encoder(x)
-        scales = self.pyramid(features[-1])
-        y = self.context(scales[0] + scales[1] + scales[2])
+        first, *others = self.pyramid(features[-1])
+        y = self.context(sum(others, first))
         outputs: list[Tensor] = []
         for fusion, fine in zip(self.fusions, reversed(features), strict=True):
             y = fusion(fine, y)
