@@ -19,12 +19,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import edgeseg
 from conditions import conditions
+
+import edgeseg
 from edgeseg.backends import installed_backends
 from edgeseg.dataset import DataSet
 from edgeseg.evaluate import evaluate
 from edgeseg.pipeline import run
+
+# Not getrusage: its peak is inherited from the process that forked.
+PEAK_MIB = "print(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) / 1024)\n"
 
 
 def accuracy(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -94,8 +98,7 @@ def _child(code: str, *arguments: str) -> list[float]:
 
 def startup(args: argparse.Namespace) -> dict[str, Any]:
     """Import time and memory beside numpy's own, and the time until the first mask, each in new processes."""
-    rss = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
-    timed = "import time; a = time.perf_counter(); import {}; print(1000 * (time.perf_counter() - a)); " + rss
+    timed = "import time; a = time.perf_counter(); import {}; print(1000 * (time.perf_counter() - a))\n" + PEAK_MIB
     modules = {"numpy": "numpy", "edgeseg": "numpy, edgeseg"}
     rows = {name: [_child(timed.format(what)) for _ in range(args.starts)] for name, what in modules.items()}
     result: dict[str, Any] = {
@@ -106,15 +109,14 @@ def startup(args: argparse.Namespace) -> dict[str, Any]:
         for name, found in rows.items()
     }
     first = (
-        "import sys, time, resource\n"
+        "import sys, time\n"
         "import edgeseg\n"
         "segmenter = edgeseg.load(None, sys.argv[2])\n"
         "source = edgeseg.open_source(sys.argv[1])\n"
         "for i, result in enumerate(segmenter.stream(source)):\n"
         "    if i == 0: print(time.time())\n"
         "    if i == 50: break\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
-    )
+    ) + PEAK_MIB
     command = [sys.executable, "-m", "edgeseg", "run", "--source", args.video, "--headless", "--max-frames", "1"]
     for backend in installed_backends():
         masks, memory, commands = [], [], []
