@@ -32,7 +32,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # importlib.metadata takes longer to import than everything else here together.
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("edgeseg")
+        try:
+            return version("edgeseg")
+        except PackageNotFoundError:  # run from a checkout that is only on the path
+            return "not installed"
     raise AttributeError(f"module 'edgeseg' has no attribute '{name}'")

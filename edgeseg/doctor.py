@@ -207,7 +207,7 @@ def installed_versions() -> dict[str, str]:
     """Versions of edgeseg, Python and every distribution that edgeseg can use, as far as installed."""
     names = (
         "edgeseg", "numpy", *ONNXRUNTIMES, "openvino", "tensorrt", "tensorrt-cu12", "tensorrt-cu13",
-        "cuda-python", "cuda-bindings", *OPENCVS, "av", "torch", "torchvision",
+        "cuda-python", "cuda-bindings", *OPENCVS, "torch", "torchvision",
         "onnx", "tensorboard", "nvidia-modelopt",
     )  # fmt: skip
     found = {name: installed_version(name) for name in names}
@@ -616,12 +616,6 @@ def _window(section: str, build: str, environ: Mapping[str, str]) -> Finding:
     return Finding(section, "window", "ok", f"{gui[1] if gui else 'unknown toolkit'} on {display}={environ[display]}")
 
 
-def probe_pyav(host: Host) -> list[Finding]:
-    """PyAV, the other reader for files and network streams."""
-    del host
-    return [_distribution("video", "av", "PyAV", "pip install 'edgeseg[av]'")]
-
-
 def probe_cameras(host: Host) -> list[Finding]:
     """Video devices and their names; none is opened."""
     devices = sorted(host.root.glob("dev/video[0-9]*"), key=lambda path: int(re.sub(r"\D", "", path.name) or 0))
@@ -756,7 +750,6 @@ PROBES: list[tuple[str, Callable[[Host], list[Finding]]]] = [
     ("engines", probe_openvino),
     ("engines", probe_tensorrt),
     ("video", probe_opencv),
-    ("video", probe_pyav),
     ("video", probe_cameras),
     ("training", probe_training),
     ("jetson", probe_jetson),

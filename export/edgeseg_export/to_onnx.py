@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +18,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 from torch import nn
 
+import edgeseg
 from edgeseg.card import METADATA_KEY, ModelCard
 from edgeseg.errors import ModelError, UsageError
 from edgeseg_train.deploy import DeployModel
@@ -64,7 +64,7 @@ def graph_from_network(network: nn.Module, card: ModelCard, *, opset: int = 17) 
     # Shapes between the nodes follow from the input; stating them would only make the file larger.
     del model.graph.value_info[:]
     model.graph.name = card.name
-    model.producer_name, model.producer_version = "edgeseg", _edgeseg_version()
+    model.producer_name, model.producer_version = "edgeseg", edgeseg.__version__
     set_card(model, card)
     return model
 
@@ -201,10 +201,3 @@ def _drop_unused(model: ModelProto) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _edgeseg_version() -> str:
-    try:
-        return metadata.version("edgeseg")
-    except metadata.PackageNotFoundError:
-        return ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+import edgeseg
 from edgeseg.backends import TensorSpec, check_input
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError, ModelError, UsageError
@@ -160,7 +160,7 @@ def card_from_checkpoint(
             },
             metrics=metrics,
             provenance={
-                "edgeseg": _edgeseg_version(),
+                "edgeseg": edgeseg.__version__,
                 "torch": str(torch.__version__),
                 **({} if sha256 is None else {"checkpoint_sha256": sha256}),
                 "epoch": int(checkpoint["epoch"]),
@@ -240,10 +240,3 @@ def _exact_float32(device: torch.device) -> Iterator[None]:
         return
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
-
-
-def _edgeseg_version() -> str:
-    try:
-        return metadata.version("edgeseg")
-    except metadata.PackageNotFoundError:
-        return "not installed"
