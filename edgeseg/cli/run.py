@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     from edgeseg.cli import print_error
     from edgeseg.errors import SinkError
     from edgeseg.files import check_writable, write_text
-    from edgeseg.io.sources import check_camera, is_camera, open_source
+    from edgeseg.io.sources import is_camera, open_source
     from edgeseg.pipeline import stopped_by_signals
 
     # A misspelt path must not wait for an engine to load, nor come out after an hour's run.
@@ -57,8 +57,6 @@ def main(args: argparse.Namespace) -> int:
         check_writable(args.stats)
     uri = args.source if args.source is not None else str(args.camera)
     with contextlib.ExitStack() as stack:
-        if is_camera(uri):
-            check_camera(uri)
         # A camera is opened last: some go to sleep for good when nobody reads them while an engine loads.
         source = None if is_camera(uri) else stack.enter_context(open_source(uri))
         segmenter = stack.enter_context(segmenter_from_args(args))

@@ -320,17 +320,6 @@ def is_camera(uri: str) -> bool:
     return (uri.isascii() and uri.isdigit()) or bool(re.fullmatch(r"/dev/video\d+", os.path.realpath(uri)))
 
 
-def check_camera(uri: str) -> None:
-    """Refuse a camera that this machine does not have, without opening it.
-
-    Raises:
-        SourceError: there is no such device; never raised outside Linux, where only opening it tells.
-    """
-    device = f"/dev/video{int(uri)}" if uri.isdigit() else uri
-    if sys.platform == "linux" and not os.path.exists(device):
-        raise _no_camera(uri)
-
-
 def _no_camera(device: int | str) -> SourceError:
     return SourceError(
         f"Camera {device} cannot be opened", "check its number and permissions; 'edgeseg doctor' lists cameras"

@@ -430,8 +430,6 @@ def test_a_source_with_nothing_in_it(tmp_path: Path, run, broken: Path, source: 
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("99", "Camera 99 cannot be opened"),
-        ("/dev/video77", "Camera /dev/video77"),
         ("-7", "no file, folder or camera -7"),
         ("rtsp://user:secret@host/stream", "rtsp:// are not supported yet"),
         ("synthetic://strete", "strete"),
@@ -446,6 +444,22 @@ def test_a_source_that_is_not_there(tmp_path: Path, main, source: str, said: str
     assert said in answer.err, "the source is looked at before the model is loaded"
     assert "secret" not in answer.err
     assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("source", ["99", "/dev/video77"])
+def test_a_camera_that_is_not_there(tmp_path: Path, run, source: str) -> None:
+    answer = run("--source", source, "--save", tmp_path / "x.mp4")
+    assert (answer.code, answer.out) == (2, "")
+    assert is_one_error(answer.err), answer.err
+    assert f"Camera {source} cannot be opened" in answer.err
+    assert files_in(tmp_path) == []
+
+
+def test_a_camera_is_opened_after_the_model(tmp_path: Path, main) -> None:
+    # Cameras behind PipeWire have no device file, and sleep for good when opened long before they are read.
+    answer = main("run", "--headless", "--camera", "99", "--model", "none.onnx")
+    assert (answer.code, answer.out) == (2, "")
+    assert "none.onnx" in answer.err
 
 
 def test_a_camera_number_that_does_not_exist(main) -> None:
