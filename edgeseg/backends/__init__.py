@@ -64,14 +64,12 @@ BACKENDS: Mapping[str, str] = {
     "openvino": "edgeseg.backends.openvino:OpenVinoBackend",
     "onnxruntime": "edgeseg.backends.onnxruntime:OnnxRuntimeBackend",
 }
-"""Engines for ONNX files by name, in the order in which ``auto`` prefers them."""
-
-_IMPORT_NAMES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+"""Engines for ONNX files by the name of their package, in the order in which ``auto`` prefers them."""
 
 
 def installed_backends() -> tuple[str, ...]:
     """Names of the engines whose package is installed, the preferred one first."""
-    return tuple(n for n in BACKENDS if importlib.util.find_spec(_IMPORT_NAMES[n]) is not None)
+    return tuple(n for n in BACKENDS if importlib.util.find_spec(n) is not None)
 
 
 def choose_backend(name: str) -> str:
