@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.dataset import IMAGE_SUFFIXES, read_image
 from edgeseg.errors import DataError, SourceError, TruncatedSourceError
 from edgeseg.frame import Frame, State
+from edgeseg.images import IMAGE_SUFFIXES, read_image
 
 
 class Source(ABC):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from edgeseg.card import ModelCard, default_palette
-from edgeseg.dataset import DataSet, check_same_classes, read_image, read_mask
+from edgeseg.dataset import DataSet, check_same_classes
 from edgeseg.errors import DataError
+from edgeseg.images import read_image, read_mask
 
 RNG = np.random.default_rng(0)
 
