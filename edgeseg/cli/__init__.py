@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The decoders' own chatter would bury the one line that says what is wrong.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    if "cv2" in sys.modules and os.environ["OPENCV_LOG_LEVEL"] == "OFF":
+        sys.modules["cv2"].utils.logging.setLogLevel(0)  # it looked at the variable when a program imported it earlier
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
