@@ -34,16 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale-min", type=float, metavar="X", help="smallest random scale (0.6)")
     add("--scale-max", type=float, metavar="X", help="largest random scale (2.0)")
     add("--color", type=float, metavar="X", help="strength of colour augmentation (0.4)")
+    add("--noise", type=float, metavar="X", help="largest sensor noise, as a share of white (0)")
+    add("--balance", type=float, metavar="X", help="share of crops laid around a rare class (0)")
+    add("--paste", type=float, metavar="X", help="share of images that get objects of another (0)")
+    add("--cutmix", type=float, metavar="X", help="share of images that get a rectangle of another (0)")
+    add("--accumulate", type=positive, metavar="N", help="batches whose gradients make one step (1)")
+    add("--early-stop", type=int, metavar="N", help="end after N evaluations without a better mIoU (0: never)")
+    add("--from", dest="init_from", metavar="FILE", help="checkpoint to start from, or imagenet")
+    add("--encoder-lr", type=float, metavar="X", help="rate of the kept weights, as a share of --lr (1)")
+    add("--teacher", metavar="FILE", help="checkpoint of a larger network to learn from as well")
+    add("--distill-weight", type=float, metavar="X", help="weight of the teacher's loss (1)")
     add("--eval-every", type=int, metavar="N", help="epochs between evaluations (about thirty a run)")
     add("--workers", type=int, metavar="N", help="loader processes (2)")
     add("--device", metavar="NAME", help="auto (default), cpu or cuda")
-    add(
-        "--no-amp",
-        dest="amp",
-        action="store_false",
-        default=None,
-        help="float32 instead of bfloat16 autocast",
-    )
+    add("--amp", metavar="NAME", help="bf16 (default) or fp16 autocast, or off")
 
 
 def main(args: argparse.Namespace) -> int:

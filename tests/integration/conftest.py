@@ -86,7 +86,7 @@ def train(tiny_dataset, tmp_path, monkeypatch):
     def run(*flags, data=tiny_dataset, out=tmp_path / "run"):
         return cli.main(
             ["train", "--data", str(data), "--out", str(out), "--model", "ddrnet-c4", "--imgsz", "64", "96",
-             "--epochs", "2", "--batch", "2", "--workers", "0", "--device", "cpu", "--no-amp", *map(str, flags)]
+             "--epochs", "2", "--batch", "2", "--workers", "0", "--device", "cpu", "--amp", "off", *map(str, flags)]
         )  # fmt: skip
 
     narrow = partial(ddrnet.DDRNet, width=4, head_width=8, pyramid_width=8)

@@ -137,7 +137,7 @@ def test_other_loss_and_schedule_and_bfloat16(tiny_dataset, out, train):
          "--epochs", "1", "--batch", "4", "--workers", "0", "--device", "cpu", "--loss", "ohem", "--schedule", "poly"]
     )  # fmt: skip
     assert code == 0
-    assert checkpoints.load(out / "last.pt")["config"]["amp"] is True
+    assert checkpoints.load(out / "last.pt")["config"]["amp"] == "bf16"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

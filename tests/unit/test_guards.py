@@ -66,7 +66,8 @@ FLAGS = {
         "--list-models", "--data", "--model", "--imgsz", "--epochs", "--batch", "--out", "--resume", "--seed",
         "--train-split", "--val-split", "--lr", "--weight-decay", "--warmup", "--schedule", "--loss", "--aux-weight",
         "--ema-decay", "--grad-clip", "--scale-min", "--scale-max", "--color", "--eval-every", "--workers", "--device",
-        "--no-amp",
+        "--amp", "--noise", "--balance", "--paste", "--cutmix", "--accumulate", "--early-stop", "--from",
+        "--encoder-lr", "--teacher", "--distill-weight",
     },
     "export": {
         "--checkpoint", "--out", "--imgsz", "--head", "--opset", "--weights", "--data", "--split", "--tolerance",

@@ -14,6 +14,7 @@ from edgeseg_train.losses import LOSSES
 from edgeseg_train.models import NETWORKS
 
 SCHEDULES = ("cosine", "poly")
+AMP = ("bf16", "fp16", "off")
 
 MACHINE_FIELDS = frozenset({"data", "out", "device", "workers", "amp"})
 """Fields that say where a run happens, not what it computes: they may differ when it is resumed."""
@@ -31,6 +32,14 @@ _LIMITS = {
     "scale_min": (0.01, 100),
     "scale_max": (0.01, 100),
     "color": (0, 1),
+    "noise": (0, 1),
+    "balance": (0, 1),
+    "paste": (0, 1),
+    "cutmix": (0, 1),
+    "accumulate": (1, math.inf),
+    "early_stop": (0, math.inf),
+    "encoder_lr": (0, 1),
+    "distill_weight": (0, math.inf),
     "eval_every": (0, math.inf),
     "workers": (0, math.inf),
 }
@@ -58,10 +67,21 @@ class TrainConfig:
         grad_clip: largest norm of the gradient.
         scale_min, scale_max: range of the random scale.
         color: strength of colour augmentation.
+        noise: largest standard deviation of sensor noise, as a share of white.
+        balance: share of crops that are laid around a rare class.
+        paste: share of images that get objects of another image (copy-paste).
+        cutmix: share of images that get a rectangle of another image.
         eval_every: epochs between evaluations; 0 chooses about thirty a run.
         workers: loader processes.
         device: "auto", "cpu" or "cuda".
-        amp: bfloat16 autocast.
+        amp: autocast to "bf16" or "fp16", or "off".
+        accumulate: batches whose gradients make one step.
+        early_stop: evaluations without a better mIoU after which the run ends; 0 never ends it early.
+        init_from: a checkpoint whose fitting weights are kept, or "imagenet"; empty for random weights.
+        encoder_lr: learning rate of the kept weights, as a share of ``lr``.
+        teacher: checkpoint of a larger network to learn from besides the masks; empty for none.
+        distill_weight: weight of that loss.
+        recipe: name of the recipe that the configuration began with.
     """
 
     data: str
@@ -84,16 +104,28 @@ class TrainConfig:
     scale_min: float = 0.6
     scale_max: float = 2.0
     color: float = 0.4
+    noise: float = 0.0
+    balance: float = 0.0
+    paste: float = 0.0
+    cutmix: float = 0.0
+    accumulate: int = 1
+    early_stop: int = 0
+    init_from: str = ""
+    encoder_lr: float = 1.0
+    teacher: str = ""
+    distill_weight: float = 1.0
+    recipe: str = ""
     eval_every: int = 0
     workers: int = 2
     device: str = "auto"
-    amp: bool = True
+    amp: str = "bf16"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "imgsz", (int(self.imgsz[0]), int(self.imgsz[1])))
         for name, value, known in (
             ("network", self.model, NETWORKS), ("schedule", self.schedule, SCHEDULES),
-            ("loss", self.loss, LOSSES), ("device", self.device.split(":")[0], ("auto", "cpu", "cuda")),
+            ("loss", self.loss, LOSSES), ("amp", self.amp, AMP),
+            ("device", self.device.split(":")[0], ("auto", "cpu", "cuda")),
         ):  # fmt: skip
             if value not in known:
                 raise UsageError(f"There is no {name} '{value}'", nearest(value, known))

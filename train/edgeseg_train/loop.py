@@ -110,7 +110,7 @@ class Trainer:
                     raise TrainingDivergedError(
                         f"The loss is no longer finite in epoch {self.epoch + 1}, step {step}",
                         f"start again with a lower --lr (now {self.config.lr}) in another --out"
-                        + (", or continue with --resume --no-amp" if self.config.amp and self.epoch else ""),
+                        + (", or continue with --resume --amp off" if self.config.amp != "off" and self.epoch else ""),
                     )
                 total += loss
         return total / self.steps_per_epoch
@@ -141,7 +141,7 @@ class Trainer:
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
         images = (images - self.mean) / self.std
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp != "off"):
             outputs = self.network(images)
         main, *auxiliary = (outputs,) if isinstance(outputs, Tensor) else outputs
         loss = losses.dense_loss(self.criterion, main, labels)

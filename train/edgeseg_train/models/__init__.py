@@ -45,6 +45,12 @@ NETWORKS: dict[str, Network] = {
     ),
     "ddrnet-c32": Network(partial(DDRNet, width=32, head_width=64), "arXiv 2101.06085", "DDRNet-23-slim"),
     "ddrnet-c64": Network(partial(DDRNet, width=64, head_width=128), "arXiv 2101.06085", "DDRNet-23"),
+    "ddrnet-c16-s4": Network(
+        partial(DDRNet, width=16, head_width=32, pyramid_width=64, stride=4), "arXiv 2101.06085", "c16, logits at 1/4"
+    ),
+    "ddrnet-c32-s4": Network(
+        partial(DDRNet, width=32, head_width=64, stride=4), "arXiv 2101.06085", "c32, logits at 1/4"
+    ),
     "fast-scnn": Network(FastSCNN, "arXiv 1902.04502", "smallest in compute; loses most in INT8"),
     "pp-liteseg-t": Network(PPLiteSeg, "arXiv 2204.02681", "on STDC1"),
     "lraspp-mobilenetv3": Network(LRASPP, "arXiv 1905.02244", "on MobileNetV3-Large"),

@@ -72,6 +72,27 @@ class DAPPM(nn.Module):
         return self.compress(torch.cat(levels, 1)) + self.shortcut(x)
 
 
+class FineHead(nn.Module):
+    """Logits at stride 4: the paper's head brought to the first stage's size, and that stage's features added.
+
+    Args:
+        inputs: channels at stride 8.
+        fine: channels of the first stage, at stride 4.
+        width: channels in between.
+        num_classes: channels of the logits.
+    """
+
+    def __init__(self, inputs: int, fine: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.coarse = bn_relu_conv(inputs, width, 3)
+        self.fine = conv_bn(fine, width, 1)
+        self.classify = bn_relu_conv(width, width // 2, 3).extend(bn_relu_conv(width // 2, num_classes, 1, bias=True))
+
+    def forward(self, x: Tensor, first: Tensor) -> Tensor:
+        """[N, inputs, H/8, W/8] and [N, fine, H/4, W/4] to [N, classes, H/4, W/4]."""
+        return self.classify(self.fine(first) + resize_like(self.coarse(x), first))
+
+
 class DDRNet(nn.Module):
     """DDRNet with its width as a parameter.
 
@@ -80,12 +101,15 @@ class DDRNet(nn.Module):
         width: channels of the first stage; 32 is the paper's 23-slim, 64 its 23.
         head_width: channels inside the heads.
         pyramid_width: channels inside the pooling pyramid.
+        stride: of the logits; 8 is the paper's head, 4 adds the first stage's features to it (not in the paper):
+            at 480x360 a pole is narrower than the 8 pixels that one logit covers.
     """
 
-    stride = 8
-
-    def __init__(self, num_classes: int, *, width: int = 32, head_width: int = 64, pyramid_width: int = 128) -> None:
+    def __init__(
+        self, num_classes: int, *, width: int = 32, head_width: int = 64, pyramid_width: int = 128, stride: int = 8
+    ) -> None:
         super().__init__()
+        self.stride = stride
         c = width
         self.stem = conv_bn_relu(3, c, 3, 2).extend(conv_bn_relu(c, c, 3, 2))
         self.layer1 = basic_stage(c, c, 1)
@@ -97,14 +121,16 @@ class DDRNet(nn.Module):
         self.down4 = conv_bn_relu(2 * c, 4 * c, 3, 2).extend(conv_bn(4 * c, 8 * c, 3, 2))
         self.up3, self.up4 = conv_bn(4 * c, 2 * c, 1), conv_bn(8 * c, 2 * c, 1)
         self.pyramid = DAPPM(16 * c, pyramid_width, 4 * c)
-        self.head = _head(4 * c, head_width, num_classes)
+        self.head = (
+            _head(4 * c, head_width, num_classes) if stride == 8 else FineHead(4 * c, c, head_width, num_classes)
+        )
         self.aux_head = _head(2 * c, head_width, num_classes)
         init_convolutions(self, with_bias=True)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Images [N, 3, H, W] to logits [N, classes, H/8, W/8]; while training also the auxiliary logits."""
-        x = F.relu(self.layer1(self.stem(x)))
-        shared = F.relu(self.layer2(x))
+        """Images [N, 3, H, W] to logits [N, classes, H/stride, W/stride]; while training also the auxiliary logits."""
+        first = F.relu(self.layer1(self.stem(x)))
+        shared = F.relu(self.layer2(first))
         low, high = self.low3(shared), self.high3(shared)
         low, high = low + self.down3(F.relu(high)), high + resize_like(self.up3(F.relu(low)), high)
         auxiliary = self.aux_head(high) if self.training else None
@@ -112,7 +138,8 @@ class DDRNet(nn.Module):
         low, high = low + self.down4(F.relu(high)), high + resize_like(self.up4(F.relu(low)), high)
         high = self.high5(F.relu(high))
         context = self.pyramid(self.low5(F.relu(low)))
-        logits = self.head(high + resize_like(context, high))
+        fused = high + resize_like(context, high)
+        logits = self.head(fused) if self.stride == 8 else self.head(fused, first)
         return logits if auxiliary is None else (logits, auxiliary)
 
 
