@@ -202,7 +202,7 @@ def test_a_step_takes_any_number_of_auxiliary_logits(outputs, tiny_dataset, tmp_
 
     monkeypatch.setitem(NETWORKS, "stub", Network(partial(Stub, outputs=outputs), "", ""))
     config = TrainConfig(
-        data=str(tiny_dataset), model="stub", out=str(tmp_path), imgsz=(64, 96), device="cpu", amp=False
+        data=str(tiny_dataset), model="stub", out=str(tmp_path), imgsz=(64, 96), device="cpu", amp="off"
     )
     trainer = Trainer(config, DataSet.from_yaml(tiny_dataset))
     images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
@@ -210,9 +210,9 @@ def test_a_step_takes_any_number_of_auxiliary_logits(outputs, tiny_dataset, tmp_
     with torch.no_grad():
         logits = trainer.network.conv((images - trainer.mean) / trainer.std)
         torch.manual_seed(1)
-        expected = losses.dense_loss(trainer.criterion, logits, labels)
+        expected = losses.dense_loss(trainer.criterion.criterion, logits, labels)
         for _ in range(outputs - 1):
-            expected = expected + 0.4 * losses.dense_loss(trainer.criterion, logits, labels)
+            expected = expected + 0.4 * losses.dense_loss(trainer.criterion.criterion, logits, labels)
     torch.manual_seed(1)
     assert trainer.train_step(images, labels) == pytest.approx(float(expected), rel=1e-5)
 

@@ -36,7 +36,7 @@ def test_rarer_classes_weigh_more_within_bounds():
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_ignored_pixels_have_no_gradient(name):
     logits, labels = random_case()
-    losses.build(name, IGNORE, torch.tensor([50, 30, 15, 5])).forward(logits, labels).backward()
+    losses.build(name, IGNORE, torch.tensor([50, 30, 15, 5]), aux_weight=0.4).criterion(logits, labels).backward()
     gradient = logits.grad.abs().sum(1)
     assert (gradient[labels == IGNORE] == 0).all()
     assert (gradient[labels != IGNORE] > 0).any()
@@ -46,7 +46,7 @@ def test_ignored_pixels_have_no_gradient(name):
 def test_nothing_labelled_is_a_loss_of_zero_that_can_be_differentiated(name):
     logits, labels = random_case(ignored=2)
     assert (labels == IGNORE).all()
-    loss = dense_loss(losses.build(name, IGNORE, torch.tensor([5, 5, 5, 5])), logits, labels)
+    loss = losses.build(name, IGNORE, torch.tensor([5, 5, 5, 5]), aux_weight=0.4)(logits, labels)
     loss.backward()
     assert loss.item() == 0
     assert (logits.grad == 0).all()

@@ -64,7 +64,9 @@ class Trainer:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate_factor(step, total, config.warmup, config.schedule)
         )
-        self.criterion = losses.build(config.loss, self.split.ignore_id, self.split.pixel_counts).to(self.device)
+        self.criterion = losses.build(
+            config.loss, self.split.ignore_id, self.split.pixel_counts, aux_weight=config.aux_weight
+        ).to(self.device)
         self.mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(IMAGENET_STD, device=self.device).view(1, 3, 1, 1) * 255
         self.epoch = self.saved_epoch = 0
@@ -143,10 +145,7 @@ class Trainer:
         images = (images - self.mean) / self.std
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp != "off"):
             outputs = self.network(images)
-        main, *auxiliary = (outputs,) if isinstance(outputs, Tensor) else outputs
-        loss = losses.dense_loss(self.criterion, main, labels)
-        for logits in auxiliary:
-            loss = loss + self.config.aux_weight * losses.dense_loss(self.criterion, logits, labels)
+        loss = self.criterion(outputs, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)

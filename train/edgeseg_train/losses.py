@@ -63,11 +63,32 @@ class OhemCrossEntropy(nn.Module):
         return (hard if hard.numel() >= least else losses.topk(least).values).mean()
 
 
-def build(name: str, ignore_id: int, pixel_counts: Tensor) -> nn.Module:
+class TrainingLoss(nn.Module):
+    """What a step minimises: the criterion on the main logits, and with ``aux_weight`` on each auxiliary one.
+
+    Args:
+        criterion: takes logits [N, C, H', W'] and labels [N, H', W'].
+        aux_weight: weight of each auxiliary head's loss.
+    """
+
+    def __init__(self, criterion: nn.Module, aux_weight: float) -> None:
+        super().__init__()
+        self.criterion, self.aux_weight = criterion, aux_weight
+
+    def forward(self, outputs: Tensor | tuple[Tensor, ...], labels_nhw: Tensor) -> Tensor:
+        """What a network in training gave, and int64 class ids [N, H, W], to the loss, float32 []."""
+        main, *auxiliary = (outputs,) if isinstance(outputs, Tensor) else outputs
+        loss = dense_loss(self.criterion, main, labels_nhw)
+        for logits in auxiliary:
+            loss = loss + self.aux_weight * dense_loss(self.criterion, logits, labels_nhw)
+        return loss
+
+
+def build(name: str, ignore_id: int, pixel_counts: Tensor, *, aux_weight: float) -> TrainingLoss:
     """The loss of that name, one of ``LOSSES``."""
     if name == "ohem":
-        return OhemCrossEntropy(ignore_id)
-    return WeightedCrossEntropy(ignore_id, class_weights(pixel_counts))
+        return TrainingLoss(OhemCrossEntropy(ignore_id), aux_weight)
+    return TrainingLoss(WeightedCrossEntropy(ignore_id, class_weights(pixel_counts)), aux_weight)
 
 
 def dense_loss(criterion: nn.Module, logits_nchw: Tensor, labels_nhw: Tensor, step: int = 2) -> Tensor:
