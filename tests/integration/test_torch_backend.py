@@ -197,13 +197,19 @@ def test_scores_while_training_are_those_of_eval(checkpoint_path, labelled_data)
     assert during.pixels == 6 * 76 * 120
 
 
-def test_sample_picture_shows_image_truth_and_prediction(checkpoint_path, labelled_data):
+def test_sample_picture_shows_image_truth_prediction_and_errors(checkpoint_path, labelled_data):
     data = DataSet.from_yaml(labelled_data)
     picture = sample_picture(network_of(checkpoint_path), data, "val", (64, 96), torch.device("cpu"), count=2)
-    assert picture.shape == (2 * 64, 3 * 96, 3)
+    assert picture.shape == (2 * 64, 4 * 96, 3)
     assert picture.dtype == np.uint8
     known = {*map(tuple, data.palette), (0, 0, 0)}
-    assert {tuple(map(int, color)) for color in picture[:, 96:].reshape(-1, 3)} <= known
+    image, truth, prediction, errors = np.split(picture, 4, axis=1)
+    assert {tuple(map(int, color)) for color in np.hstack([truth, prediction]).reshape(-1, 3)} <= known
+    right, ignored = (truth == prediction).all(2), (truth == 0).all(2)
+    red = errors[..., 0] > errors[..., 1]
+    np.testing.assert_array_equal(red, ~right & ~ignored)
+    assert not errors[ignored].any()
+    assert image[right].any()
 
 
 def test_result_equals_full_interpolation_at_frame_size(checkpoint_path, opened):

@@ -24,6 +24,7 @@ from edgeseg_train.board import Board  # noqa: E402
 from edgeseg_train.config import TrainConfig  # noqa: E402
 from edgeseg_train.data import TrainingSplit  # noqa: E402
 from edgeseg_train.errors import TrainingStoppedError, machine_errors  # noqa: E402
+from edgeseg_train.history import EpochRecord  # noqa: E402
 from edgeseg_train.loop import Trainer  # noqa: E402
 
 
@@ -103,7 +104,7 @@ def assert_one_error_line(stderr):
 
 def test_trains_and_writes_everything(train, out, tiny_dataset, epoch_losses, capsys):
     assert train("--epochs", 5, "--model", "ddrnet-c16", "--lr", 0.01, "--eval-every", 3) == 0
-    assert files_of(out) == {"config.json", "last.pt", "best.pt"}
+    assert files_of(out) == {"config.json", "history.jsonl", "last.pt", "best.pt"}
     assert epoch_losses[-1] < 0.6 * epoch_losses[0]
     stdout = capsys.readouterr().out
     best = torch.load(out / "best.pt", weights_only=True)
@@ -202,7 +203,7 @@ def test_sigterm_in_an_epoch_keeps_the_last_one(train, out, monkeypatch, capsys)
     captured = capsys.readouterr()
     assert "stopped, saved after epoch 1 of 2; continue with --resume" in captured.out
     assert "Traceback" not in captured.err
-    assert files_of(out) == {"config.json", "last.pt", "best.pt"}
+    assert files_of(out) == {"config.json", "history.jsonl", "last.pt", "best.pt"}
     assert checkpoints.load(out / "last.pt")["epoch"] == 1
     assert train("--epochs", 2, "--resume") == 0
     assert checkpoints.load(out / "last.pt")["epoch"] == 2
@@ -234,7 +235,7 @@ def test_ctrl_c_while_saving_leaves_the_old_checkpoint(train, out, monkeypatch):
     call_at(monkeypatch, torch, "save", 4, half)
     monkeypatch.setattr(loop, "evaluate_network", rising_scores(loop.evaluate_network))
     assert train("--epochs", 2) == 130
-    assert files_of(out) == {"config.json", "last.pt", "best.pt"}
+    assert files_of(out) == {"config.json", "history.jsonl", "last.pt", "best.pt"}
     assert checkpoints.load(out / "last.pt")["epoch"] == 1
 
 
@@ -274,7 +275,7 @@ def test_full_disk_keeps_the_last_checkpoint(train, out, monkeypatch, capsys, fa
         assert train("--epochs", 2) == 1
     line = assert_one_error_line(capsys.readouterr().err)
     assert f"Cannot write {out / 'last.pt'}" in line
-    assert files_of(out) == {"config.json", "last.pt", "best.pt"}
+    assert files_of(out) == {"config.json", "history.jsonl", "last.pt", "best.pt"}
     assert checkpoints.load(out / "last.pt")["epoch"] == 1
     assert train("--epochs", 2, "--resume") == 0
 
@@ -283,10 +284,11 @@ def test_full_disk_under_the_events_is_an_error_in_words(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    record = EpochRecord.now(epoch=1, loss=1.0, lr=0.1, images_per_s=1.0, device=torch.device("cpu"), scores=None)
     with Board(tmp_path, 0) as board:
         monkeypatch.setattr(board._writer, "add_scalar", full)
         with pytest.raises(SinkError, match=r"No space left on device.*--resume"):
-            board.curves({"train/loss": 1.0}, 1)
+            board.add(record)
 
 
 def test_nan_loss_stops_with_epoch_and_step_named(train, out, monkeypatch, capsys):

@@ -1,8 +1,8 @@
-"""The run's TensorBoard events."""
+"""What a run tells of itself while it goes: its history, and TensorBoard events."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -12,34 +12,44 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from edgeseg.errors import SinkError
+from edgeseg_train.history import EpochRecord, History
 
 
 class Board:
-    """Curves and pictures by epoch, in a folder that TensorBoard reads. A context manager.
+    """Numbers and pictures by epoch, in ``history.jsonl`` and the folder ``tensorboard``. A context manager.
 
     Args:
-        folder: made where missing.
-        epoch: the last finished one; events of later epochs, from a run that was interrupted, are dropped.
+        folder: of the run; made where missing.
+        epoch: the last finished one; what is there of later epochs, from a run that was interrupted, is dropped.
 
     Raises:
         SinkError: the folder cannot be written or the disk is full; so do all methods.
+        DataError: there is a history that cannot be read.
     """
 
     def __init__(self, folder: Path, epoch: int) -> None:
         self.folder = folder
+        self._history = History(folder, epoch)
         with self._disk_errors():
-            self._writer = SummaryWriter(str(folder), purge_step=epoch + 1)
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch + 1)
 
-    def curves(self, values: Mapping[str, float], epoch: int) -> None:
-        """Add a point to each curve."""
+    def add(self, record: EpochRecord, picture: NDArray[np.uint8] | None = None) -> None:
+        """Add an epoch, and where it has one its picture: uint8 [H, W, 3] in RGB."""
+        self._history.append(record)
+        curves = {
+            "train/loss": record.loss,
+            "train/lr": record.lr,
+            "train/images_per_s": record.images_per_s,
+            "val/miou": record.miou,
+            "val/pixel_accuracy": record.pixel_accuracy,
+            **{f"val_iou/{name}": iou for name, iou in record.iou.items()},
+        }
         with self._disk_errors():
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, epoch)
-
-    def picture(self, name: str, image: NDArray[np.uint8], epoch: int) -> None:
-        """Add a picture, uint8 [H, W, 3] in RGB."""
-        with self._disk_errors():
-            self._writer.add_image(name, image, epoch, dataformats="HWC")
+            for name, value in curves.items():
+                if value is not None:
+                    self._writer.add_scalar(name, value, record.epoch)
+            if picture is not None:
+                self._writer.add_image("val/image, truth, prediction, errors", picture, record.epoch, dataformats="HWC")
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from edgeseg.doctor import Host, probe_cpu
 from edgeseg.errors import UsageError
 
 
@@ -24,3 +25,10 @@ def device_named(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"There is no CUDA device '{name}' that torch can use", "give --device cpu")
     return device
+
+
+def name_of(device: torch.device) -> str:
+    """What the GPU, or without one the CPU, calls itself."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return next(finding.detail for finding in probe_cpu(Host()) if finding.name == "model")

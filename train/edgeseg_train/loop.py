@@ -6,11 +6,13 @@ import copy
 import math
 import random
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -29,6 +31,7 @@ from edgeseg_train.deploy import IMAGENET_MEAN, IMAGENET_STD
 from edgeseg_train.device import device_named
 from edgeseg_train.errors import TrainingDivergedError, machine_errors
 from edgeseg_train.evaluate import evaluate_network
+from edgeseg_train.history import EpochRecord
 from edgeseg_train.models import build
 from edgeseg_train.optimize import build_average, build_optimizer, learning_rate_factor
 from edgeseg_train.pictures import sample_picture
@@ -84,15 +87,23 @@ class Trainer:
         every = self.config.eval_every or max(1, epochs // 30)
         write_text(self.out / "config.json", self.config.save_text())
         with (
-            Board(self.out / "tensorboard", self.epoch) as board,
+            Board(self.out, self.epoch) as board,
             tqdm(total=epochs, initial=self.epoch, unit="epoch", desc=self.config.model) as bar,
         ):
             while self.epoch < epochs:
+                began = time.perf_counter()
                 loss = self._train_epoch()
+                images = min(len(self.split), self.steps_per_epoch * self.config.batch)
+                images_per_s = images / (time.perf_counter() - began)
                 self.epoch += 1
-                board.curves({"train/loss": loss, "train/lr": self.optimizer.param_groups[0]["lr"]}, self.epoch)
                 due = self.epoch % every == 0 or self.epoch == epochs
-                self._save(self._evaluate(board) if due else None)
+                scores, picture = self._evaluate() if due else (None, None)
+                record = EpochRecord.now(
+                    epoch=self.epoch, loss=loss, lr=self.optimizer.param_groups[0]["lr"],
+                    images_per_s=images_per_s, device=self.device, scores=scores,
+                )  # fmt: skip
+                board.add(record, picture)
+                self._save(scores)
                 bar.set_postfix(loss=f"{loss:.3f}", best_miou=f"{100 * max(self.best_miou, 0):.1f}%", refresh=False)
                 bar.update()
         return self.best_miou
@@ -155,15 +166,11 @@ class Trainer:
         # A broken gradient would show in the next step's loss only, which after the last step never comes.
         return float(torch.where(norm.isfinite() & loss.isfinite(), loss.detach(), math.nan))
 
-    def _evaluate(self, board: Board) -> Scores:
+    def _evaluate(self) -> tuple[Scores, NDArray[np.uint8]]:
         split, imgsz = self.config.val_split, self.config.imgsz
         network = copy.deepcopy(self.average.module).eval()
         scores = evaluate_network(network, self.data, split, imgsz, self.device)
-        board.curves({"val/miou": scores.miou, "val/pixel_accuracy": scores.pixel_accuracy}, self.epoch)
-        board.curves({f"val_iou/{name}": iou for name, iou in scores.iou.items() if iou is not None}, self.epoch)
-        picture = sample_picture(network, self.data, split, imgsz, self.device)
-        board.picture("val/image, truth, prediction", picture, self.epoch)
-        return scores
+        return scores, sample_picture(network, self.data, split, imgsz, self.device)
 
     def _save(self, scores: Scores | None) -> None:
         facts = self._facts(scores)

@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard."""
+"""Pictures of what a network gets right and wrong, for TensorBoard and the report."""
 
 from __future__ import annotations
 
@@ -12,11 +12,37 @@ from edgeseg.dataset import DataSet
 from edgeseg.draw import color_from_classmap
 from edgeseg_train.evaluate import segmenter_for_network
 
+ERROR_BGR = (48, 48, 229)
+
+
+def error_picture(
+    image_hwc: NDArray[np.uint8],
+    truth_hw: NDArray[np.uint8],
+    predicted_hw: NDArray[np.uint8],
+    ignore_id: int | None,
+) -> NDArray[np.uint8]:
+    """The image in faint grey with the wrong pixels in red and those without a true class in black.
+
+    Args:
+        image_hwc: uint8 [H, W, 3], BGR.
+        truth_hw, predicted_hw: uint8 [H, W] class ids.
+        ignore_id: true id that is not scored, or None.
+
+    Returns:
+        uint8 [H, W, 3], BGR.
+    """
+    grey = cv2.cvtColor(image_hwc, cv2.COLOR_BGR2GRAY) // 2 + 96
+    picture = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8)
+    picture[truth_hw != predicted_hw] = ERROR_BGR
+    if ignore_id is not None:
+        picture[truth_hw == ignore_id] = 0
+    return picture
+
 
 def sample_picture(
-    network: nn.Module, data: DataSet, split: str, imgsz: tuple[int, int], device: torch.device, count: int = 3
+    network: nn.Module, data: DataSet, split: str, imgsz: tuple[int, int], device: torch.device, count: int = 4
 ) -> NDArray[np.uint8]:
-    """Images of a split, evenly spaced, beside their truth and the network's prediction.
+    """Images of a split, evenly spaced, beside their truth, the network's prediction and its errors.
 
     Args:
         network, data, imgsz, device: see ``segmenter_for_network``.
@@ -24,7 +50,7 @@ def sample_picture(
         count: rows at most.
 
     Returns:
-        uint8 [count * H, 3 * W, 3], RGB, with H and W of ``imgsz``; one row for each image.
+        uint8 [count * H, 4 * W, 3], RGB, with H and W of ``imgsz``; one row for each image.
 
     Raises:
         DataError: the split is missing, or a file in it is not what it should be.
@@ -38,5 +64,5 @@ def sample_picture(
             truth = np.asarray(cv2.resize(truth, imgsz[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
             predicted = segmenter(image).mask
             painted = [color_from_classmap(mask, data.palette) for mask in (truth, predicted)]
-            rows.append(np.hstack([image, *painted]))
+            rows.append(np.hstack([image, *painted, error_picture(image, truth, predicted, data.ignore_id)]))
     return np.ascontiguousarray(np.vstack(rows)[:, :, ::-1])
