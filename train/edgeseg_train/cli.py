@@ -42,9 +42,10 @@ def main(args: argparse.Namespace) -> int:
     config = config_from_args(args)
     _check_folder(Path(config.out), args.resume)
     with _sigterm_interrupts():
-        trainer = Trainer(config, DataSet.from_yaml(config.data))
+        trainer = Trainer(config, DataSet.from_yaml(config.data), resume=args.resume)
+        if trainer.initial:
+            print(trainer.initial.text())
         if args.resume:
-            trainer.resume()
             print(f"resumed after epoch {trainer.epoch} of {config.epochs}")
         try:
             best = trainer.run()

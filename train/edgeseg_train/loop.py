@@ -32,6 +32,7 @@ from edgeseg_train.device import device_named
 from edgeseg_train.errors import TrainingDivergedError, machine_errors
 from edgeseg_train.evaluate import evaluate_network
 from edgeseg_train.history import EpochRecord
+from edgeseg_train.initial import InitialWeights, load_initial
 from edgeseg_train.models import build
 from edgeseg_train.optimize import build_average, build_optimizer, learning_rate_factor
 from edgeseg_train.pictures import sample_picture
@@ -45,28 +46,31 @@ class Trainer:
     Args:
         config: the run.
         data: the data set that ``config.data`` names.
+        resume: continue from ``last.pt`` in the run's folder; ``config.init_from`` is not read again.
 
     Raises:
-        UsageError: there is no such device, or the training split has a single image.
+        UsageError: there is no such device, the training split has a single image, or ``last.pt`` was made with
+            another configuration or another data set; says what differs.
+        ModelError: ``last.pt`` or the checkpoint to start from is missing or cannot be read.
         DataError: a split is missing or empty, or a file is not what it should be (named).
     """
 
-    def __init__(self, config: TrainConfig, data: DataSet) -> None:
+    def __init__(self, config: TrainConfig, data: DataSet, *, resume: bool = False) -> None:
         self.config, self.data, self.out = config, data, Path(config.out)
         self.device = device_named(config.device)
         data.samples(config.val_split)  # a misspelt name must not show only after the training split is read
+        seed_everything(config.seed)
+        network = build(config.model, len(data.classes))
+        self.initial: InitialWeights | None = None
+        if config.init_from and not resume:
+            self.initial = load_initial(network, config.model, data.classes, config.init_from)
         self.split = _training_split(config, data)
         if config.val_split != config.train_split:
             check_split(data, config.val_split)
-        seed_everything(config.seed)
-        self.network = build(config.model, len(data.classes)).to(self.device).to(memory_format=torch.channels_last)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.average = build_average(self.network, config.ema_decay)
-        self.optimizer = build_optimizer(self.network, config.lr, config.weight_decay)
         self.steps_per_epoch = max(1, len(self.split) // config.batch)
-        total = self.steps_per_epoch * config.epochs
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate_factor(step, total, config.warmup, config.schedule)
-        )
+        self._build_optimizer(frozenset(self.initial.kept) if self.initial else frozenset())
         self.criterion = losses.build(
             config.loss, self.split.ignore_id, self.split.pixel_counts, aux_weight=config.aux_weight
         ).to(self.device)
@@ -74,6 +78,16 @@ class Trainer:
         self.std = torch.tensor(IMAGENET_STD, device=self.device).view(1, 3, 1, 1) * 255
         self.epoch = self.saved_epoch = 0
         self.best_miou = -1.0
+        if resume:
+            self._resume()
+
+    def _build_optimizer(self, kept: frozenset[str]) -> None:
+        config, total = self.config, self.steps_per_epoch * self.config.epochs
+        self.kept = kept
+        self.optimizer = build_optimizer(self.network, config.lr, config.weight_decay, kept, config.encoder_lr)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(step, total, config.warmup, config.schedule)
+        )
 
     def run(self) -> float:
         """Train from where the run stands to its last epoch; the best val mIoU (0 to 1) of the averaged weights.
@@ -182,6 +196,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "kept": sorted(self.kept),
             "best_miou": self.best_miou,
         }
         checkpoints.save({**facts, "state": state}, self.out / "last.pt")
@@ -203,13 +218,7 @@ class Trainer:
             "scores": None if scores is None else scores.to_dict(),
         }
 
-    def resume(self) -> None:
-        """Continue from ``last.pt`` in the run's folder.
-
-        Raises:
-            ModelError: there is none, or it cannot be read.
-            UsageError: it was made with another configuration or another data set; says what differs.
-        """
+    def _resume(self) -> None:
         path = self.out / "last.pt"
         saved = checkpoints.load(path)
         if "state" not in saved:
@@ -238,6 +247,7 @@ class Trainer:
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:
         state = saved["state"]
+        self._build_optimizer(frozenset(state["kept"]))  # its groups must be those of the saved one
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 
-def build_optimizer(network: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays the kernels alone, not biases and normalisation layers."""
-    kernels = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr)
+def build_optimizer(
+    network: nn.Module, lr: float, weight_decay: float, kept: Collection[str] = (), kept_lr: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW that decays the kernels alone, not biases and normalisation layers.
+
+    Args:
+        network: its parameters are trained.
+        lr: highest learning rate.
+        weight_decay: of the kernels.
+        kept: names of the parameters that were trained before.
+        kept_lr: their learning rate, as a share of ``lr``.
+    """
+    groups = []
+    for rate, are_kept in ((lr, False), (lr * kept_lr, True)):
+        chosen = [p for name, p in network.named_parameters() if (name in kept) == are_kept]
+        groups += [
+            {"params": [p for p in chosen if p.ndim > 1], "lr": rate, "weight_decay": weight_decay},
+            {"params": [p for p in chosen if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
+        ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr)
 
 
 def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
