@@ -23,7 +23,6 @@ from edgeseg.files import write_text
 from edgeseg.metrics import Scores
 from edgeseg_train import checkpoint as checkpoints
 from edgeseg_train import losses
-from edgeseg_train.augment import training_transform
 from edgeseg_train.board import Board
 from edgeseg_train.config import TrainConfig
 from edgeseg_train.data import TrainingSplit, check_split
@@ -264,10 +263,7 @@ def seed_everything(seed: int) -> None:
 
 
 def _training_split(config: TrainConfig, data: DataSet) -> TrainingSplit:
-    scales = (config.scale_min, config.scale_max)
-    ignore_id = 255 if data.ignore_id is None else data.ignore_id
-    transform = training_transform(config.imgsz, scales, config.color, ignore_id)
-    split = TrainingSplit(data, config.train_split, transform, config.seed)
+    split = TrainingSplit(data, config)
     if len(split) < 2:
         raise UsageError(
             f"The split '{config.train_split}' has one image, a step needs at least 2 (batch normalisation)",
