@@ -19,14 +19,15 @@ from edgeseg.segmenter import Segmenter
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 pytest.importorskip("torchvision", reason="needs the extra 'train'")
 
-from edgeseg_train import losses  # noqa: E402
 from edgeseg_train.backend import TorchBackend, card_for_network  # noqa: E402
 from edgeseg_train.models import NETWORKS, Network, blocks, build, encoders, fcn, segnet, unet  # noqa: E402
+from edgeseg_train.models.outputs import TrainingOutputs  # noqa: E402
 from edgeseg_train.models.size import size_of  # noqa: E402
 
 OTHERS = [name for name in NETWORKS if not name.startswith("ddrnet")]
 STRIDES = {"unet": 1, "segnet": 1, "deeplabv3plus-resnet18": 4}
 AUXILIARY = {"fast-scnn": 1, "pp-liteseg-t": 2}
+BOUNDARY = {"pidnet-s"}
 CAMVID = (11, (360, 480))
 
 
@@ -107,12 +108,16 @@ def test_output_is_at_its_stride_for_any_size(name):
 def test_training_reaches_every_parameter(name):
     network = seeded(name).train()
     outputs = network(torch.randn(3, 3, 64, 96))
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    assert len(outputs) == 1 + AUXILIARY.get(name, 0)
+    outputs = outputs if isinstance(outputs, TrainingOutputs) else TrainingOutputs(outputs)
+    assert len(outputs.auxiliary) == AUXILIARY.get(name, 0)
     stride = STRIDES.get(name, 8)
-    assert outputs[0].shape == (3, 4, 64 // stride, 96 // stride)
-    assert {output.shape[:2] for output in outputs} == {(3, 4)}
-    sum((output * torch.randn_like(output)).sum() for output in outputs).backward()
+    assert outputs.logits.shape == (3, 4, 64 // stride, 96 // stride)
+    assert {output.shape[:2] for output in outputs.auxiliary} <= {(3, 4)}
+    heads = [outputs.logits, *outputs.auxiliary]
+    if name in BOUNDARY:
+        assert outputs.boundary.shape == (3, 1, 8, 12)
+        heads.append(outputs.boundary)
+    sum((output * torch.randn_like(output)).sum() for output in heads).backward()
     missed = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert missed == []
 
@@ -183,24 +188,24 @@ def test_segnet_puts_values_back_where_they_were_found():
 
 
 class Stub(torch.nn.Module):
-    """A classifier of single pixels that gives its logits ``outputs`` times, or alone where that is 0."""
+    """A classifier of single pixels that gives its logits again as auxiliary ones, or alone where ``heads`` is 0."""
 
-    def __init__(self, classes, outputs):
+    def __init__(self, classes, heads):
         super().__init__()
-        self.conv, self.outputs = torch.nn.Conv2d(3, classes, 1), outputs
+        self.conv, self.heads = torch.nn.Conv2d(3, classes, 1), heads
 
     def forward(self, x):
         logits = self.conv(x)
-        return (logits,) * self.outputs if self.outputs else logits
+        return TrainingOutputs(logits, (logits,) * self.heads) if self.heads else logits
 
 
-@pytest.mark.parametrize("outputs", [0, 1, 2, 4])
-def test_a_step_takes_any_number_of_auxiliary_logits(outputs, tiny_dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("heads", [0, 1, 3])
+def test_a_step_takes_any_number_of_auxiliary_logits(heads, tiny_dataset, tmp_path, monkeypatch):
     from edgeseg.dataset import DataSet
     from edgeseg_train.config import TrainConfig
     from edgeseg_train.loop import Trainer
 
-    monkeypatch.setitem(NETWORKS, "stub", Network(partial(Stub, outputs=outputs), "", ""))
+    monkeypatch.setitem(NETWORKS, "stub", Network(partial(Stub, heads=heads), "", ""))
     config = TrainConfig(
         data=str(tiny_dataset), model="stub", out=str(tmp_path), imgsz=(64, 96), device="cpu", amp="off"
     )
@@ -210,9 +215,7 @@ def test_a_step_takes_any_number_of_auxiliary_logits(outputs, tiny_dataset, tmp_
     with torch.no_grad():
         logits = trainer.network.conv((images - trainer.mean) / trainer.std)
         torch.manual_seed(1)
-        expected = losses.dense_loss(trainer.criterion.criterion, logits, labels)
-        for _ in range(outputs - 1):
-            expected = expected + 0.4 * losses.dense_loss(trainer.criterion.criterion, logits, labels)
+        expected = trainer.criterion(logits, labels) * (1 + 0.4 * heads)
     torch.manual_seed(1)
     assert trainer.train_step(images, labels) == pytest.approx(float(expected), rel=1e-5)
 

@@ -49,8 +49,8 @@ def test_auxiliary_logits_only_while_training():
     network = on_meta("ddrnet-c16", 5)
     x = torch.zeros(2, 3, 90, 122, device="meta")
     assert isinstance(network(x), torch.Tensor)
-    main, auxiliary = network.train()(x)
-    assert main.shape == auxiliary.shape == (2, 5, 12, 16)
+    outputs = network.train()(x)
+    assert outputs.logits.shape == outputs.auxiliary[0].shape == (2, 5, 12, 16)
 
 
 def test_odd_sizes_are_computed():

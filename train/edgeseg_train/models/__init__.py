@@ -1,7 +1,8 @@
 """The networks, by name.
 
 Each maps RGB float images [N, 3, H, W] to class logits at its own stride, its attribute ``stride``; while training
-it may give a tuple, the logits followed by auxiliary logits. Parts whose names begin with ``aux_`` make only those.
+it may give ``TrainingOutputs``, the logits and those of further heads. Parts whose names begin with ``aux_`` make
+only those.
 """
 
 from __future__ import annotations

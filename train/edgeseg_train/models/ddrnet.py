@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseg_train.models.blocks import bn_relu_conv, conv_bn, conv_bn_relu, init_convolutions, resize_like
+from edgeseg_train.models.outputs import TrainingOutputs
 
 
 class Residual(nn.Module):
@@ -127,7 +128,7 @@ class DDRNet(nn.Module):
         self.aux_head = _head(2 * c, head_width, num_classes)
         init_convolutions(self, with_bias=True)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor | TrainingOutputs:
         """Images [N, 3, H, W] to logits [N, classes, H/stride, W/stride]; while training also the auxiliary logits."""
         first = F.relu(self.layer1(self.stem(x)))
         shared = F.relu(self.layer2(first))
@@ -140,7 +141,7 @@ class DDRNet(nn.Module):
         context = self.pyramid(self.low5(F.relu(low)))
         fused = high + resize_like(context, high)
         logits = self.head(fused) if self.stride == 8 else self.head(fused, first)
-        return logits if auxiliary is None else (logits, auxiliary)
+        return logits if auxiliary is None else TrainingOutputs(logits, (auxiliary,))
 
 
 def _head(inputs: int, width: int, num_classes: int) -> nn.Sequential:

@@ -21,6 +21,7 @@ from edgeseg_train.models.blocks import (
     resize_like,
     separable,
 )
+from edgeseg_train.models.outputs import TrainingOutputs
 
 
 class InvertedResidual(nn.Module):
@@ -62,14 +63,14 @@ class FastSCNN(nn.Module):
         self.aux_head = nn.Sequential(conv_bn_relu(64, 64, 3), nn.Dropout(0.1), nn.Conv2d(64, num_classes, 1))
         init_convolutions(self)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor | TrainingOutputs:
         """Images [N, 3, H, W] to logits [N, classes, H/8, W/8]; while training also the auxiliary logits."""
         detail = self.downsample(x)
         deep = self.deep(detail)
         deep = self.compress(torch.cat([deep, *self.pyramid(deep)], 1))
         deep = self.fuse_deep(resize_like(deep, detail))
         logits = self.head(F.relu(deep + self.fuse_detail(detail)))
-        return (logits, self.aux_head(detail)) if self.training else logits
+        return TrainingOutputs(logits, (self.aux_head(detail),)) if self.training else logits
 
 
 def _bottlenecks(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -18,6 +18,7 @@ from edgeseg_train.models.blocks import (
     init_convolutions,
     resize_like,
 )
+from edgeseg_train.models.outputs import TrainingOutputs
 from edgeseg_train.models.stdc import STDC1
 
 
@@ -68,7 +69,7 @@ class PPLiteSeg(nn.Module):
         self.aux_heads = nn.ModuleList(conv_head(width, width, num_classes) for width in widths[1::-1])
         init_convolutions(self)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> Tensor | TrainingOutputs:
         """Images [N, 3, H, W] to logits [N, classes, H/8, W/8]; while training also those at H/16 and H/32."""
         features = self.encoder(x)
         first, *others = self.pyramid(features[-1])
@@ -80,4 +81,5 @@ class PPLiteSeg(nn.Module):
         logits = self.head(outputs[0])
         if not self.training:
             return logits
-        return (logits, *(head(output) for head, output in zip(self.aux_heads, outputs[1:], strict=True)))
+        auxiliary = tuple(head(output) for head, output in zip(self.aux_heads, outputs[1:], strict=True))
+        return TrainingOutputs(logits, auxiliary)

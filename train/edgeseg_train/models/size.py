@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeseg_train.models import NETWORKS, build
@@ -37,8 +38,12 @@ def size_of(name: str, num_classes: int, size_hw: tuple[int, int]) -> Size:
         images = torch.zeros(1, 3, *size_hw)
     with FlopCounterMode(display=False) as counter:
         network(images)
-    parameters = sum(p.numel() for key, p in network.named_parameters() if not key.startswith("aux_"))
-    return Size(parameters, counter.get_total_flops() / 2e9)
+    return Size(count_parameters(network), counter.get_total_flops() / 2e9)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Without the auxiliary heads, which only training has."""
+    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("aux_"))
 
 
 def list_text() -> str:
