@@ -50,7 +50,7 @@ def test_misspelt_names_suggest_the_nearest(refused):
         (["--imgsz", 32, 96], "imgsz is 32 96"),
         (["--imgsz", 64, 9000], "from 64 to 8192"),
         (["--batch", 1], "batch is 1. Mend: give --batch of at least 2"),
-        (["--epochs", 0], "0 is below 1"),
+        (["--epochs", 0], "epochs is 0. Mend: give --epochs of at least 1"),
         (["--lr", "nan"], "lr is nan"),
         (["--lr", 0], "lr is 0"),
         (["--warmup", 1.5], "give --warmup from 0 to 1"),

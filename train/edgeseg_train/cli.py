@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shlex
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,21 +15,12 @@ from pathlib import Path
 from types import FrameType
 
 from edgeseg.dataset import DataSet
-from edgeseg.errors import SinkError, UsageError
+from edgeseg.errors import EdgesegError, SinkError, UsageError
+from edgeseg_train import recipes
 from edgeseg_train.config import TrainConfig
 from edgeseg_train.loop import Trainer
-from edgeseg_train.models.size import list_text
-
-
-def config_from_args(args: argparse.Namespace) -> TrainConfig:
-    """The configuration that the parsed flags describe; flags not given keep their defaults.
-
-    Raises:
-        UsageError: a value is unknown or out of range.
-    """
-    names = {f.name for f in dataclasses.fields(TrainConfig)}
-    given = {k: v for k, v in vars(args).items() if k in names and v is not None}
-    return TrainConfig(**given)
+from edgeseg_train.models import size
+from edgeseg_train.report import write_report
 
 
 def main(args: argparse.Namespace) -> int:
@@ -37,14 +30,17 @@ def main(args: argparse.Namespace) -> int:
         EdgesegError: see ``edgeseg_train.loop.Trainer``.
     """
     if args.list_models:
-        print(list_text())
+        print(size.list_text())
         return 0
-    config = config_from_args(args)
+    if args.list_recipes:
+        print(recipes.list_text())
+        return 0
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    config = recipes.config_from_values({k: v for k, v in vars(args).items() if k in fields and v is not None})
     _check_folder(Path(config.out), args.resume)
     with _sigterm_interrupts():
         trainer = Trainer(config, DataSet.from_yaml(config.data), resume=args.resume)
-        if trainer.initial:
-            print(trainer.initial.text())
+        print(_summary(trainer))
         if args.resume:
             print(f"resumed after epoch {trainer.epoch} of {config.epochs}")
         try:
@@ -53,7 +49,17 @@ def main(args: argparse.Namespace) -> int:
             print(_stopped(trainer))
             return 130
     print(f"best {config.val_split} mIoU {100 * best:.2f} %: {trainer.out / 'best.pt'}")
+    _report(trainer)
+    print(_next_commands(trainer))
     return 0
+
+
+def _report(trainer: Trainer) -> None:
+    try:
+        print(f"report: {write_report(trainer.out, device=trainer.config.device)}")
+    except EdgesegError as error:
+        again = f"python -m edgeseg_train.report {shlex.quote(str(trainer.out))}"
+        print(f"warning: {' '.join(str(error).split())}; then '{again}' makes the missing report", file=sys.stderr)
 
 
 def _check_folder(out: Path, resume: bool) -> None:
@@ -66,6 +72,30 @@ def _check_folder(out: Path, resume: bool) -> None:
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         reason = "cannot be written" if existing.is_dir() else "is not a folder"
         raise SinkError(f"There is no writing to {out}: {existing} {reason}", "choose another --out", exit_code=2)
+
+
+def _summary(trainer: Trainer) -> str:
+    config, height, width = trainer.config, *trainer.config.imgsz
+    parameters = size.count_parameters(trainer.average.module)
+    val_images = len(trainer.data.samples(config.val_split))
+    text = (
+        f"network   {config.model}, {parameters / 1e6:.2f} M parameters, {width}x{height} pixels\n"
+        f"images    {config.train_split} {len(trainer.split)}, {config.val_split} {val_images}; "
+        f"{len(trainer.data.classes)} classes\n"
+        f"length    {config.epochs} epochs of {trainer.steps_per_epoch} steps, recipe {config.recipe or 'none'}\n"
+        f"device    {trainer.device}, autocast {config.amp}"
+    )
+    return f"{text}\n{trainer.initial.text()}" if trainer.initial else text
+
+
+def _next_commands(trainer: Trainer) -> str:
+    best, data = shlex.quote(str(trainer.out / "best.pt")), shlex.quote(trainer.config.data)
+    split = shlex.quote(trainer.config.val_split)
+    return (
+        f"next:\n  edgeseg eval --model {best} --data {data} --split {split}\n"
+        f"  edgeseg export --checkpoint {best} --data {data} --split {split} --out model.onnx\n"
+        f"  tensorboard --logdir {shlex.quote(str(trainer.out / 'tensorboard'))}"
+    )
 
 
 def _stopped(trainer: Trainer) -> str:
