@@ -104,7 +104,7 @@ def assert_one_error_line(stderr):
 
 def test_trains_and_writes_everything(train, out, tiny_dataset, epoch_losses, capsys):
     assert train("--epochs", 5, "--model", "ddrnet-c16", "--lr", 0.01, "--eval-every", 3) == 0
-    assert files_of(out) == {"config.json", "history.jsonl", "last.pt", "best.pt"}
+    assert files_of(out) == {"config.json", "history.jsonl", "last.pt", "best.pt", "report.html"}
     assert epoch_losses[-1] < 0.6 * epoch_losses[0]
     stdout = capsys.readouterr().out
     best = torch.load(out / "best.pt", weights_only=True)
