@@ -30,7 +30,16 @@ def evaluate(
             is neither a class nor ``ignore_id``.
         UsageError, BackendError, ModelError: see ``Segmenter.__call__``.
     """
+    return confusion_of(segmenter, pairs, ignore_id).scores()
+
+
+def confusion_of(
+    segmenter: Segmenter,
+    pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]],
+    ignore_id: int | None,
+) -> ConfusionMatrix:
+    """The confusion matrix behind ``evaluate``, whose arguments and errors it has; it may have counted no pixel."""
     confusion = ConfusionMatrix(segmenter.card.classes, ignore_id)
     for image, truth in pairs:
         confusion.update(truth, segmenter(image).mask)
-    return confusion.scores()
+    return confusion

@@ -21,6 +21,7 @@ from edgeseg_train.backend import (  # noqa: E402
     card_from_checkpoint,
     open_checkpoint,
 )
+from edgeseg_train.distributed import Processes  # noqa: E402
 from edgeseg_train.evaluate import evaluate_network  # noqa: E402
 from edgeseg_train.pictures import sample_picture  # noqa: E402
 
@@ -190,7 +191,7 @@ def test_checkpoint_with_wrong_facts_is_refused(checkpoint_path, tmp_path, chang
 
 def test_scores_while_training_are_those_of_eval(checkpoint_path, labelled_data):
     data = DataSet.from_yaml(labelled_data)
-    during = evaluate_network(network_of(checkpoint_path), data, "val", (64, 96), torch.device("cpu"))
+    during = evaluate_network(network_of(checkpoint_path), data, "val", (64, 96), Processes(torch.device("cpu")))
     with load(checkpoint_path) as segmenter:
         after = evaluate(segmenter, ((image, mask) for _, image, mask in data.pairs("val")), data.ignore_id)
     assert during == after

@@ -20,9 +20,9 @@ from edgeseg.dataset import DataSet  # noqa: E402
 from edgeseg.errors import SinkError  # noqa: E402
 from edgeseg_train import checkpoint as checkpoints  # noqa: E402
 from edgeseg_train import loop, losses  # noqa: E402
+from edgeseg_train.batches import steps_of_epoch  # noqa: E402
 from edgeseg_train.board import Board  # noqa: E402
 from edgeseg_train.config import TrainConfig  # noqa: E402
-from edgeseg_train.data import TrainingSplit  # noqa: E402
 from edgeseg_train.errors import TrainingStoppedError, machine_errors  # noqa: E402
 from edgeseg_train.history import EpochRecord  # noqa: E402
 from edgeseg_train.loop import Trainer  # noqa: E402
@@ -178,16 +178,14 @@ def test_resuming_a_finished_run_does_nothing(train, out, capsys):
 
 
 def test_seed_decides_the_weights_and_the_order(tiny_dataset, train, monkeypatch):
-    monkeypatch.setattr(TrainingSplit, "__getitem__", lambda split, index: (torch.tensor(index), torch.tensor(0)))
-
-    def first_batch(seed):
+    def first_step(seed):
         config = TrainConfig(
-            data=str(tiny_dataset), model="ddrnet-c4", imgsz=(64, 96), batch=8, seed=seed, workers=0, device="cpu"
+            data=str(tiny_dataset), out="", model="ddrnet-c4", imgsz=(64, 96), batch=8, seed=seed, device="cpu"
         )
         trainer = Trainer(config, DataSet.from_yaml(tiny_dataset))
-        return next(iter(trainer._batches()))[0].tolist(), next(trainer.network.parameters()).detach().clone()
+        return trainer._steps()[0], next(trainer.network.parameters()).detach().clone()
 
-    (order_a, weights_a), (order_b, weights_b), (order_c, weights_c) = map(first_batch, (0, 0, 1))
+    (order_a, weights_a), (order_b, weights_b), (order_c, weights_c) = map(first_step, (0, 0, 1))
     assert order_a == order_b != order_c
     assert torch.equal(weights_a, weights_b)
     assert not torch.equal(weights_a, weights_c)
@@ -291,15 +289,18 @@ def test_full_disk_under_the_events_is_an_error_in_words(tmp_path, monkeypatch):
             board.add(record)
 
 
-def test_nan_loss_stops_with_epoch_and_step_named(train, out, monkeypatch, capsys):
+def test_nan_loss_stops_with_epoch_step_and_images_named(train, out, monkeypatch, capsys, tiny_dataset):
     def broken(original, *args):
         return original(*args) * float("nan")
 
-    # Two losses a step, four steps an epoch: the main loss of the third step of the second epoch.
-    call_at(monkeypatch, losses, "dense_loss", 2 * (4 + 2) + 1, broken)
+    # Two kinds of logits a step, four steps an epoch: the main ones of the third step of the second epoch.
+    call_at(monkeypatch, losses, "logits_at", 2 * (4 + 2) + 1, broken)
     assert train("--epochs", 2) == 1
     line = assert_one_error_line(capsys.readouterr().err)
     assert "epoch 2, step 3" in line
+    [batch] = steps_of_epoch(8, 2, 1, seed=0, epoch=1)[2]
+    first, second = (tiny_dataset.parent / f"train/images/{index}.png" for index in batch)
+    assert f"step 3, on {first}, {second}. Mend" in line
     assert "lower --lr (now 0.001)" in line
     assert checkpoints.load(out / "last.pt")["epoch"] == 1
 
@@ -318,7 +319,7 @@ def test_broken_gradient_in_the_last_step_is_never_saved(train, out, monkeypatch
 
 def test_batch_larger_than_the_split_trains_on_what_there_is(train, out):
     assert train("--epochs", 1, "--batch", 16) == 0
-    assert checkpoints.load(out / "last.pt")["state"]["scheduler"]["last_epoch"] == 1
+    assert checkpoints.load(out / "last.pt")["state"]["step"] == 1
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from edgeseg.dataset import DataSet
 from edgeseg.errors import EdgesegError, SinkError, UsageError
 from edgeseg_train import recipes
 from edgeseg_train.config import TrainConfig
+from edgeseg_train.distributed import joined_processes
 from edgeseg_train.loop import Trainer
 from edgeseg_train.models import size
 from edgeseg_train.report import write_report
@@ -38,19 +39,22 @@ def main(args: argparse.Namespace) -> int:
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
     config = recipes.config_from_values({k: v for k, v in vars(args).items() if k in fields and v is not None})
     _check_folder(Path(config.out), args.resume)
-    with _sigterm_interrupts():
-        trainer = Trainer(config, DataSet.from_yaml(config.data), resume=args.resume)
+    with _sigterm_interrupts(), joined_processes(config.device) as processes:
+        trainer = Trainer(config, DataSet.from_yaml(config.data), resume=args.resume, processes=processes)
         print(_summary(trainer))
         if args.resume:
-            print(f"resumed after epoch {trainer.epoch} of {config.epochs}")
+            print(f"resumed after epoch {trainer.epoch} of {config.epochs}{', finished' if trainer.finished else ''}")
         try:
             best = trainer.run()
         except KeyboardInterrupt:
             print(_stopped(trainer))
             return 130
-    print(f"best {config.val_split} mIoU {100 * best:.2f} %: {trainer.out / 'best.pt'}")
-    _report(trainer)
-    print(_next_commands(trainer))
+        if trainer.stopped_early:
+            print(f"ended early, after epoch {trainer.epoch}: {config.early_stop} evaluations without a better mIoU")
+        print(f"best {config.val_split} mIoU {100 * best:.2f} %: {trainer.out / 'best.pt'}")
+        if processes.is_main:
+            _report(trainer)
+        print(_next_commands(trainer))
     return 0
 
 
@@ -78,12 +82,13 @@ def _summary(trainer: Trainer) -> str:
     config, height, width = trainer.config, *trainer.config.imgsz
     parameters = size.count_parameters(trainer.average.module)
     val_images = len(trainer.data.samples(config.val_split))
+    slow = config.amp == "fp16" and trainer.device.type == "cpu"
     text = (
         f"network   {config.model}, {parameters / 1e6:.2f} M parameters, {width}x{height} pixels\n"
         f"images    {config.train_split} {len(trainer.split)}, {config.val_split} {val_images}; "
         f"{len(trainer.data.classes)} classes\n"
         f"length    {config.epochs} epochs of {trainer.steps_per_epoch} steps, recipe {config.recipe or 'none'}\n"
-        f"device    {trainer.device}, autocast {config.amp}"
+        f"device    {trainer.device}, autocast {config.amp}{' (bf16 is many times faster on a CPU)' if slow else ''}"
     )
     return f"{text}\n{trainer.initial.text()}" if trainer.initial else text
 

@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from edgeseg.dataset import DataSet
-from edgeseg.evaluate import evaluate
+from edgeseg.evaluate import confusion_of
 from edgeseg.metrics import Scores
 from edgeseg.segmenter import Segmenter
 from edgeseg_train.backend import TorchBackend, card_for_network
+from edgeseg_train.distributed import Processes
 
 
 def segmenter_for_network(network: nn.Module, data: DataSet, imgsz: tuple[int, int], device: torch.device) -> Segmenter:
@@ -29,14 +30,21 @@ def segmenter_for_network(network: nn.Module, data: DataSet, imgsz: tuple[int, i
 
 
 def evaluate_network(
-    network: nn.Module, data: DataSet, split: str, imgsz: tuple[int, int], device: torch.device
+    network: nn.Module, data: DataSet, split: str, imgsz: tuple[int, int], processes: Processes
 ) -> Scores:
-    """Scores of a network on a split; its arguments are those of ``segmenter_for_network``.
+    """Scores of a network on a split, each of the processes with its share of the images.
+
+    Args:
+        network, data, imgsz: see ``segmenter_for_network``.
+        split: name of the split.
+        processes: all of them must call it, and all get the same.
 
     Raises:
         DataError: the split is missing, or a file in it is not what it should be.
         UsageError: ``imgsz`` is out of range, or there is no such device.
     """
-    with segmenter_for_network(network, data, imgsz, device) as segmenter:
-        pairs = ((image, mask) for _, image, mask in data.pairs(split))
-        return evaluate(segmenter, pairs, data.ignore_id)
+    with segmenter_for_network(network, data, imgsz, processes.device) as segmenter:
+        pairs = (data.read(sample) for sample in processes.share(data.samples(split)))
+        confusion = confusion_of(segmenter, pairs, data.ignore_id)
+    confusion.matrix = processes.total(torch.from_numpy(confusion.matrix)).cpu().numpy()
+    return confusion.scores()
