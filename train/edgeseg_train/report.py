@@ -28,6 +28,7 @@ from tqdm import tqdm
 from edgeseg.dataset import DataSet, Sample, check_same_classes
 from edgeseg.draw import color_from_classmap
 from edgeseg.errors import EdgesegError
+from edgeseg.evaluate import confusion_of
 from edgeseg.files import write_text
 from edgeseg.metrics import ConfusionMatrix, Scores
 from edgeseg.segmenter import Segmenter
@@ -173,9 +174,7 @@ def measure(segmenter: Segmenter, data: DataSet, split: str) -> Measured:
     images = []
     images_by_class = np.zeros(len(data.classes), np.int64)
     for sample in tqdm(data.samples(split), "report", unit="image", leave=False, disable=None):
-        image, truth = data.read(sample)
-        one = ConfusionMatrix(data.classes, data.ignore_id)
-        one.update(truth, segmenter(image).mask)
+        one = confusion_of(segmenter, [data.read(sample)], data.ignore_id)
         total.matrix += one.matrix
         images_by_class += one.matrix.any(axis=1)
         images.append(ImageScore(sample, one.scores() if one.matrix.any() else None))
@@ -268,15 +267,20 @@ def notices(checkpoint: checkpoints.Checkpoint, measured: Measured, history: Seq
     gaps = checkpoint["epoch"] - sum(record.epoch <= checkpoint["epoch"] for record in history)
     found = [
         (val == config["train_split"], f"'{val}' was trained on as well: the figures say nothing about new images."),
-        (absent, f"No validation image holds {', '.join(absent)}: nothing here says how well it is found."),
-        (few, f"In fewer than {FEW_IMAGES} validation images, so that the IoU is a guess: {', '.join(few)}."),
-        (missed, f"Never predicted, though it is there: {', '.join(missed)}."),
+        (absent, f"No validation image holds {_listed(absent)}: nothing here says how well it is found."),
+        (few, f"In fewer than {FEW_IMAGES} validation images, so that the IoU is a guess: {_listed(few)}."),
+        (missed, f"Never predicted, though it is there: {_listed(missed)}."),
         (unlabelled, f"Left out because no pixel has a class: {unlabelled} of {len(measured.images)} images."),
         (invalid, f"The network gave no valid result for {invalid:,} pixels; they count as wrong."),
-        (abs(miou - stored) > 1e-4, f"When training, it was {100 * stored:.2f} % mIoU: the data or software has changed."),
+        (abs(miou - stored) > 1e-4, f"When training, it was {100 * stored:.2f} % mIoU: the data or code has changed."),
         (gaps, f"The history lacks {gaps} of the first {checkpoint['epoch']} epochs."),
     ]  # fmt: skip
     return [text for holds, text in found if holds]
+
+
+def _listed(names: Sequence[str], most: int = 6) -> str:
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
 
 
 def next_commands(best: Path, data: DataSet, config: dict[str, Any]) -> list[tuple[str, str]]:
