@@ -10,8 +10,8 @@
     palette: [[128, 64, 128], [64, 0, 128]]   # optional; RGB by id
     notes: for research use  # optional; copied into the model card
 
-Images are ``images/NAME.jpg`` (or .png, .bmp, .webp, .tif), masks ``masks/NAME.png``: one channel, pixel =
-class id.
+Images are ``images/NAME.jpg`` (or .png, .bmp, .webp, .tif), masks ``masks/NAME.png``: one channel or a palette,
+pixel = class id.
 """
 
 from __future__ import annotations
@@ -85,15 +85,26 @@ class DataSet:
         }
         return cls(classes, ignore, colors, splits, path, str(raw.get("notes") or ""))
 
+    def folders(self, split: str) -> tuple[Path, ...]:
+        """The folders of a split.
+
+        Raises:
+            DataError: no such split.
+        """
+        if split not in self.splits:
+            raise DataError(f"{self.path} has no split '{split}'", nearest(split, self.splits))
+        return self.splits[split]
+
     def samples(self, split: str) -> list[Sample]:
         """The pairs of a split, sorted by image path.
 
         Raises:
             DataError: no such split, a folder or a mask is missing, or the split is empty.
         """
-        if split not in self.splits:
-            raise DataError(f"{self.path} has no split '{split}'", nearest(split, self.splits))
-        found = [sample for folder in self.splits[split] for sample in _pairs(folder)]
+        found = [sample for folder in self.folders(split) for sample in samples_in(folder)]
+        for sample in found:
+            if not sample.mask_path.is_file():
+                raise missing_mask(sample)
         if not found:
             where = ", ".join(str(f / "images") for f in self.splits[split])
             raise DataError(f"The split '{split}' is empty: no image in {where}", "put images there")
@@ -107,12 +118,7 @@ class DataSet:
         """
         image = read_image(sample.image_path)
         mask = read_mask(sample.mask_path)
-        if image.shape[:2] != mask.shape:
-            raise DataError(
-                f"{sample.mask_path} is {mask.shape[1]}x{mask.shape[0]}, "
-                f"its image {sample.image_path.name} is {image.shape[1]}x{image.shape[0]}",
-                "make the mask the size of its image (nearest-neighbour, never interpolated)",
-            )
+        check_same_size(image, mask, sample)
         self.check_ids(mask, str(sample.mask_path))
         return image, mask
 
@@ -147,6 +153,20 @@ class DataSet:
         check_same_classes(self.classes, card.classes, str(self.path), model)
 
 
+def check_same_size(image_hwc: NDArray[np.uint8], mask_hw: NDArray[np.uint8], sample: Sample) -> None:
+    """Refuse a mask of another size than its image.
+
+    Raises:
+        DataError: naming the mask and both sizes.
+    """
+    if image_hwc.shape[:2] != mask_hw.shape:
+        raise DataError(
+            f"{sample.mask_path} is {mask_hw.shape[1]}x{mask_hw.shape[0]}, "
+            f"its image {sample.image_path.name} is {image_hwc.shape[1]}x{image_hwc.shape[0]}",
+            "make the mask the size of its image (nearest-neighbour, never interpolated)",
+        )
+
+
 def check_same_classes(data: Sequence[str], model: Sequence[str], data_name: str, model_name: str) -> None:
     """Refuse two class lists that differ in names or order.
 
@@ -163,17 +183,29 @@ def check_same_classes(data: Sequence[str], model: Sequence[str], data_name: str
     raise DataError(what, "use the data set the model was trained for, or give its classes in the same order")
 
 
-def _pairs(folder: Path) -> Iterator[Sample]:
+def samples_in(folder: Path) -> list[Sample]:
+    """The images of one folder of a split, sorted, each with the mask it should have, there or not.
+
+    Raises:
+        DataError: there is no folder ``images``, or it cannot be read.
+    """
     images = folder / "images"
-    if not images.is_dir():
-        raise DataError(f"The folder {images} does not exist", "a split is a folder with images/ and masks/ inside")
-    for path in sorted(images.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        mask = folder / "masks" / f"{path.stem}.png"
-        if not mask.is_file():
-            raise DataError(f"The image {path} has no mask {mask}", "add the mask or remove the image")
-        yield Sample(path, mask)
+    try:
+        names = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(
+            f"The folder {images} does not exist", "a split is a folder with images/ and masks/ inside"
+        ) from error
+    except OSError as error:
+        raise DataError(f"Cannot read {images} ({error.strerror})", "check its permissions") from error
+    return [Sample(path, folder / "masks" / f"{path.stem}.png") for path in names]
+
+
+def missing_mask(sample: Sample) -> DataError:
+    """The error for an image whose mask is not there."""
+    return DataError(
+        f"The image {sample.image_path} has no mask {sample.mask_path}", "add the mask or remove the image"
+    )
 
 
 def _yaml_mapping(path: Path) -> dict[Any, Any]:

@@ -10,7 +10,7 @@ import pytest
 from edgeseg.card import ModelCard, default_palette
 from edgeseg.dataset import DataSet, check_same_classes
 from edgeseg.errors import DataError
-from edgeseg.images import read_image, read_mask
+from edgeseg.images import pixel_kind, read_image, read_mask
 
 RNG = np.random.default_rng(0)
 
@@ -175,13 +175,14 @@ def test_an_image_without_a_mask_is_named(folder: Path) -> None:
     [
         (encoded(".png", np.zeros((6, 9), np.uint8)), "is 9x6, its image v.png is 8x6"),
         (encoded(".png", np.full((6, 8), 2, np.uint8)), "holds the class ids 2; known are 0 to 1 and 255"),
-        (encoded(".png", np.full((6, 8, 3), 1, np.uint8)), "3 channels of uint8"),
-        (encoded(".png", np.full((6, 8), 1, np.uint16)), "1 channels of uint16"),
+        (encoded(".png", np.full((6, 8, 3), 1, np.uint8)), "edgeseg data convert --format colors"),
+        (encoded(".png", np.full((6, 8, 4), 1, np.uint8)), "has 4 channels, not one: it holds colours"),
+        (encoded(".png", np.full((6, 8), 1, np.uint16)), "is uint16, not of 8 bits"),
         (encoded(".png", noise(60, 80))[:200], "not an image that can be decoded"),
         (b"", "not an image that can be decoded"),
         (b"text", "not an image that can be decoded"),
     ],
-    ids=["size", "id", "colours", "16-bit", "cut", "empty", "text"],
+    ids=["size", "id", "colours", "transparent", "16-bit", "cut", "empty", "text"],
 )
 def test_a_bad_mask_is_named(folder: Path, mask: bytes, said: str) -> None:
     path = folder / "val" / "masks" / "v.png"
@@ -193,21 +194,49 @@ def test_a_bad_mask_is_named(folder: Path, mask: bytes, said: str) -> None:
     assert said in str(caught.value)
 
 
-def png_of_few_bits(bits: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)
-    rows = b"".join(b"\x00" + b"\x1b" * bits for _ in range(2))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+GREY, PALETTE, GREY_ALPHA = 0, 3, 4
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_masks_of_few_bits_are_refused_because_opencv_rescales_them(tmp_path: Path, bits: int) -> None:
-    (tmp_path / "m.png").write_bytes(png_of_few_bits(bits))
-    with pytest.raises(DataError, match=f"one channel of {bits} bits"):
-        read_mask(tmp_path / "m.png")
-    assert read_image(tmp_path / "m.png").shape == (2, 8, 3)
+def png_of(kind: int, bits: int, rows: np.ndarray, *extra: tuple[bytes, bytes]) -> bytes:
+    """A PNG of a kind that OpenCV does not write.
+
+    ``rows`` (uint8 [H, N]) are the bytes of its rows, ``extra`` more chunks as (kind, data).
+    """
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, row_bytes = rows.shape
+    width = row_bytes * 8 // bits // (2 if kind == GREY_ALPHA else 1)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)),
+        *extra,
+        (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+COLORS = bytes([0, 0, 0, 128, 0, 0, 0, 128, 0, 9, 8, 7])
+PALETTE_CHUNKS = ((b"PLTE", COLORS), (b"tRNS", bytes([0, 255, 255, 10])))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("kind", [GREY, PALETTE])
+def test_masks_of_few_bits_and_with_a_palette_give_their_ids(tmp_path: Path, kind: int, bits: int) -> None:
+    values = np.array([[0, 1, 1, 0, 1, 0, 0, 1]], np.uint8) * (3 if bits > 1 else 1)
+    unpacked = np.unpackbits(values.reshape(-1, 1), axis=1)[:, 8 - bits :]
+    rows = np.packbits(unpacked.reshape(1, -1), axis=1)
+    (tmp_path / "m.png").write_bytes(png_of(kind, bits, rows, *(PALETTE_CHUNKS if kind == PALETTE else ())))
+    assert read_mask(tmp_path / "m.png").tolist() == values.tolist()
+
+
+def test_a_png_without_its_header_is_no_image(tmp_path: Path) -> None:
+    whole = png_of(GREY, 8, np.zeros((1, 4), np.uint8))
+    (tmp_path / "m.png").write_bytes(whole[:8] + whole[-12:])
+    for read in (read_mask, read_image, pixel_kind):
+        with pytest.raises(DataError, match="not an image"):
+            read(tmp_path / "m.png")
 
 
 def test_ids_are_checked_against_the_ignore_id_too(tmp_path: Path) -> None:
@@ -248,6 +277,27 @@ def test_other_kinds_of_pixels_become_bgr_of_eight_bits(tmp_path: Path, picture:
     eight = (picture / 257).round() if picture.dtype == np.uint16 else picture
     expected = eight[..., None].repeat(3, 2) if eight.ndim == 2 else eight[..., :3]
     assert np.abs(image.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("content", "row", "kind"),
+    [
+        (png_of(PALETTE, 8, np.array([[0, 1, 2, 3]], np.uint8), *PALETTE_CHUNKS),
+         [[0, 0, 0], [0, 0, 128], [0, 128, 0], [7, 8, 9]], "palette"),
+        (png_of(GREY_ALPHA, 8, np.array([[10, 255, 20, 0]], np.uint8)), [[10] * 3, [20] * 3], "grey with alpha"),
+        (png_of(GREY, 1, np.array([[0b10100000]], np.uint8)), [[255] * 3, [0] * 3, [255] * 3] + [[0] * 3] * 5, "grey"),
+        (encoded(".png", np.array([[[1, 2, 3, 0]]], np.uint8)), [[1, 2, 3]], "RGBA"),
+        (encoded(".png", np.array([[0, 256, 65535]], np.uint16)), [[0] * 3, [1] * 3, [255] * 3], "grey, 16-bit"),
+        (encoded(".tif", np.array([[[256, 512, 65535]]], np.uint16)), [[1, 2, 255]], "RGB, 16-bit"),
+        (encoded(".bmp", np.array([[7, 8]], np.uint8)), [[7] * 3, [8] * 3], "grey"),
+        (encoded(".bmp", np.array([[[7, 8, 9]]], np.uint8)), [[7, 8, 9]], "RGB"),
+    ],
+    ids=["palette", "grey-alpha", "1-bit", "rgba", "grey16", "rgb16", "grey", "rgb"],
+)  # fmt: skip
+def test_every_kind_of_image_gives_its_colours(tmp_path: Path, content: bytes, row: list, kind: str) -> None:
+    (tmp_path / "x").write_bytes(content)
+    assert read_image(tmp_path / "x").tolist() == [row]
+    assert pixel_kind(tmp_path / "x") == kind
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif", ".ppm"])
