@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,30 @@ def replacing(path: PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: PathLike) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that takes its name when the block ends without an error.
+
+    Raises:
+        SinkError: ``folder`` is there and not empty, or cannot be written; exit code 2. The disk is full.
+    """
+    folder = Path(folder).absolute()
+    check_writable_folder(folder.parent)
+    temporary = temporary_beside(folder)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise SinkError(f"{folder} exists and is no empty folder", "choose another name, or remove it", exit_code=2)
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise SinkError(
+            f"Cannot write {folder} ({error.strerror or error})", "free some space or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: PathLike, text: str) -> None:

@@ -15,6 +15,7 @@ from edgeseg.errors import EdgesegError, MissingDependencyError, SinkError, Usag
 
 COMMANDS = {
     "run": "segment a camera, video, folder or the synthetic street",
+    "data": "check a data set, or convert a well-known one",
     "train": "train a network on a data set",
     "eval": "score a model on a data set",
     "export": "turn a checkpoint into a model file",

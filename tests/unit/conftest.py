@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import threading
@@ -16,6 +17,7 @@ import pytest
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
+from edgeseg import cli
 from edgeseg.card import ModelCard
 
 CLASSES = ("dark", "bright", "never")
@@ -169,3 +171,19 @@ def bounded() -> Callable[..., Any]:
         return value
 
     return call
+
+
+def long_flags(parser: argparse.ArgumentParser) -> set[str]:
+    """The flags of a parser and of its actions, without --help."""
+    flags: set[str] = set()
+    for action in parser._actions:
+        flags |= {option for option in action.option_strings if option.startswith("--")}
+        if isinstance(action, argparse._SubParsersAction):
+            flags = flags.union(*map(long_flags, action.choices.values()))
+    return flags - {"--help"}
+
+
+@pytest.fixture(scope="session")
+def flags_of() -> Callable[[str], set[str]]:
+    """The flags of a command."""
+    return lambda command: long_flags(cli.parser_of(command))

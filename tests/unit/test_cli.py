@@ -160,7 +160,7 @@ def test_a_reader_that_went_away_is_no_error() -> None:
     ("words", "said"),
     [
         (("rnu",), "no command 'rnu'. Mend: did you mean 'run'?"),
-        (("zzz",), "use one of doctor"),
+        (("zzz",), "use one of data"),
         (("run", "--bogus"), "unrecognized arguments: --bogus"),
         (("run", "--sourc=x", "--max-fames", "3"), "did you mean --max-frames?"),
         (
