@@ -92,7 +92,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Pixels of one class that were taken for a class; ``share`` is of all pixels of the true class."""
+    """Pixels of one class by what they were taken for; ``share`` is of all pixels of the true class."""
 
     truth: str
     predicted: str
