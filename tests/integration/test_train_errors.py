@@ -40,6 +40,8 @@ def test_misspelt_names_suggest_the_nearest(refused):
     assert "no network 'ddrnet-c23'. Mend: did you mean 'ddrnet-c32'?" in refused("--model", "ddrnet-c23")
     assert "did you mean 'cosine'?" in refused("--schedule", "cosin")
     assert "did you mean 'ohem'?" in refused("--loss", "ohm")
+    assert "no recipe 'camvid-quik'. Mend: did you mean 'camvid-quick'?" in refused("--recipe", "camvid-quik")
+    assert "no amp 'bf61'. Mend: did you mean 'bf16'?" in refused("--amp", "bf61")
     assert "no split 'trian'. Mend: did you mean 'train'?" in refused("--train-split", "trian")
     assert "no split 'vall'. Mend: did you mean 'val'?" in refused("--val-split", "vall")
 
@@ -62,7 +64,15 @@ def test_misspelt_names_suggest_the_nearest(refused):
         (["--device", "tpu"], "no device 'tpu'"),
         (["--device", "cuda:x"], "cuda:x"),
         (["--device", "cpu:x"], "cpu:x"),
+        (["--encoder-lr", 2], "encoder_lr is 2.0. Mend: give --encoder-lr from 0 to 1"),
+        (["--balance", -0.1], "give --balance from 0 to 1"),
+        (["--cutmix", "inf"], "cutmix is inf"),
+        (["--accumulate", 0], "give --accumulate of at least 1"),
+        (["--lr", "fast"], "argument --lr: invalid float value: 'fast'. Mend: see 'edgeseg train --help'"),
         (["--resume"], "nothing to resume"),
+        (["--recipe", "finetune"], "starts from a checkpoint, and none is given. Mend: add --from best.pt"),
+        (["--from", "nowhere.pt"], "There is no checkpoint nowhere.pt. Mend: give the path of a best.pt"),
+        (["--from", "imagenet"], "no ImageNet weights for DDRNet. Mend: choose a network on ResNet"),
     ],
 )
 def test_values_out_of_range(refused, flags, expected):
@@ -146,6 +156,36 @@ def test_broken_files_are_named_before_the_first_epoch(refused, tiny_dataset, sp
     assert expected.format(folder=folder, split=split) in refused()
 
 
+def test_a_checkpoint_of_another_network_is_named(refused, checkpoint_path):
+    line = refused("--from", checkpoint_path)
+    assert f"{checkpoint_path} holds a ddrnet-c16, of whose weights too few fit ddrnet-c4 (0% of it)" in line
+    assert "give --model ddrnet-c16" in line
+
+
+def test_a_teacher_of_other_classes_is_named(refused, checkpoint_path):
+    assert f"has 3 classes, {checkpoint_path} has 4" in refused("--teacher", checkpoint_path)
+
+
+def test_images_of_other_sizes_and_channels_train(train, tiny_dataset, tmp_path):
+    folder = tiny_dataset.parent / "train"
+    image, mask = (
+        cv2.imread(str(folder / "images/0.png")),
+        cv2.imread(str(folder / "masks/0.png"), cv2.IMREAD_UNCHANGED),
+    )
+    others = {
+        "1": cv2.cvtColor(image, cv2.COLOR_BGR2GRAY),
+        "2": cv2.cvtColor(image, cv2.COLOR_BGR2BGRA),
+        "3": image.astype(np.uint16) * 257,
+        "4": cv2.resize(image, (130, 70)),
+    }
+    for name, other in others.items():
+        cv2.imwrite(str(folder / f"images/{name}.png"), other)
+        size = other.shape[1], other.shape[0]
+        cv2.imwrite(str(folder / f"masks/{name}.png"), cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
+    assert train("--epochs", 1) == 0
+    assert (tmp_path / "run/best.pt").is_file()
+
+
 def test_a_single_image_cannot_be_normalised(refused, tiny_dataset):
     for path in (tiny_dataset.parent / "train").rglob("[1-9].png"):
         path.unlink()
@@ -164,6 +204,7 @@ def test_an_existing_run_is_never_overwritten_and_resumed_only_as_it_was(train, 
 
     line = refused("--epochs", 9, "--lr", 0.5, "--resume")
     assert "epochs was 1, is 9, lr was 0.001, is 0.5" in line
+    assert "recipe was , is camvid-quick" in refused("--recipe", "camvid-quick", "--resume")
 
     moved = tiny_dataset.parent / "other.yaml"
     text = tiny_dataset.read_text()
@@ -180,7 +221,18 @@ def test_cut_off_checkpoint_is_named(refused, out, share, checkpoint_path):
     out.mkdir()
     whole = checkpoint_path.read_bytes()
     (out / "last.pt").write_bytes(whole[: int(share * len(whole))])
-    assert f"{out / 'last.pt'} is not a checkpoint, or is cut off" in refused("--resume")
+    assert f"{out / 'last.pt'} is not a checkpoint, or is damaged" in refused("--resume")
+    assert f"{out / 'last.pt'} is not a checkpoint, or is damaged" in refused("--from", out / "last.pt", out=out / "a")
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_flipped_bits_in_a_checkpoint_are_noticed(refused, tmp_path, place, checkpoint_path):
+    content = bytearray(checkpoint_path.read_bytes())
+    at = int(place * len(content))
+    content[at] ^= 0x10
+    path = tmp_path / "damaged.pt"
+    path.write_bytes(content)
+    assert f"{path} is not a checkpoint, or is damaged (its checksums differ)" in refused("--from", path)
 
 
 def test_other_files_in_the_place_of_the_checkpoint(refused, out, checkpoint_path):
@@ -203,6 +255,7 @@ def test_wrong_input_is_refused_before_the_data_is_read(refused, tiny_dataset, m
         raise AssertionError("was read")
 
     monkeypatch.setattr(DataSet, "read", read)
+    refused("--from", "nowhere.pt")
     refused("--device", "cuda:99")
     refused("--model", "x")
     refused("--val-split", "vall")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import nn
@@ -37,16 +38,19 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint; nothing in it is executed.
 
     Raises:
-        ModelError: missing, cut off, not a checkpoint of edgeseg, or of another schema.
+        ModelError: missing, damaged, not a checkpoint of edgeseg, or of another schema.
     """
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"There is no checkpoint {path}", "give the path of a best.pt or last.pt")
     try:
+        with ZipFile(path) as archive:  # torch itself reads on over flipped bits
+            if archive.testzip():
+                raise BadZipFile("its checksums differ")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of any kind: a file of another format is read as instructions gone astray
         raise ModelError(
-            f"{path} is not a checkpoint, or is cut off ({_first_line(error)})",
+            f"{path} is not a checkpoint, or is damaged ({_first_line(error)})",
             "give a best.pt or last.pt written by 'edgeseg train'",
         ) from error
     if not isinstance(checkpoint, dict) or not {"schema", "model", "weights", "classes"} <= set(checkpoint):

@@ -22,31 +22,29 @@ LEAST_KEPT = 0.5
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Which values of a network were taken over.
+    """What of a network's state was taken over, by the names of its entries.
 
     Attributes:
         source: the checkpoint's path, or "imagenet".
-        kept: values (parameters and statistics) by name of the entries of its state that were taken over whole.
-        new: the same of the entries that keep their random values, apart from rows of classes.
-        rows: entries of ``new`` of which the rows of the classes in ``carried`` were taken over.
+        kept: entries that were taken over whole.
+        new: entries that keep their random values, apart from rows of classes.
+        rows: those of ``new`` of which the rows of the classes in ``carried`` were taken over.
         carried: classes that both class lists name, where the lists differ.
         classes: classes of the network.
     """
 
     source: str
-    kept: Mapping[str, int]
-    new: Mapping[str, int]
-    rows: tuple[str, ...]
-    carried: tuple[str, ...]
-    classes: tuple[str, ...]
+    kept: Sequence[str]
+    new: Sequence[str]
+    rows: Sequence[str]
+    carried: Sequence[str]
+    classes: Sequence[str]
 
     def text(self) -> str:
         """What was kept and what was not, for the user."""
-        kept, new = sum(self.kept.values()), sum(self.new.values())
-        layers, kept_layers = len(_layers([*self.kept, *self.new])), len(_layers(self.kept))
         text = (
-            f"from {self.source}: kept {kept / 1e6:.2f} of {(kept + new) / 1e6:.2f} M values, "
-            f"{kept_layers} of {layers} layers\nre-initialised: {', '.join(self._new_parts()) or 'nothing'}"
+            f"from {self.source}: kept {len(_layers(self.kept))} of {len(_layers([*self.kept, *self.new]))} layers\n"
+            f"re-initialised: {', '.join(self._new_parts()) or 'nothing'}"
         )
         if self.rows:
             others = [name for name in self.classes if name not in self.carried]
@@ -85,62 +83,62 @@ def load_initial(network: nn.Module, model: str, classes: Sequence[str], source:
         WeightsError: the ImageNet weights can be neither fetched nor found.
     """
     state = network.state_dict()
+    carried: list[str] = []
+    rows: list[str] = []
     if source == IMAGENET:
         load_imagenet(network)
-        return _summary(source, state, {name for name in state if name.startswith("encoder.")}, classes)
-    saved = checkpoints.load(source)
-    weights: Mapping[str, Tensor] = saved["weights"]
+        kept = {name for name in state if name.startswith("encoder.")}
+    else:
+        saved = checkpoints.load(source)
+        kept = _fitting(state, model, saved, source)
+        if list(classes) != saved["classes"]:
+            dependent = _class_dependent(state, model, len(classes))
+            kept -= dependent
+            carried = [name for name in classes if name in saved["classes"]]
+            rows = _copy_rows(state, dependent, classes, carried, saved)
+        for name in kept:
+            state[name].copy_(saved["weights"][name])
+    new = [name for name in state if name not in kept]
+    return InitialWeights(source, [name for name in state if name in kept], new, rows, carried, classes)
+
+
+def _fitting(state: Mapping[str, Tensor], model: str, saved: checkpoints.Checkpoint, source: str) -> set[str]:
+    weights = saved["weights"]
     fitting = {name for name, value in state.items() if name in weights and weights[name].shape == value.shape}
-    if _count(state, fitting) < LEAST_KEPT * _count(state, state):
+    share = sum(state[name].numel() for name in fitting) / sum(value.numel() for value in state.values())
+    if share < LEAST_KEPT:
         raise UsageError(
-            f"{source} holds a {saved['model']}, of whose weights too few fit {model} "
-            f"({_count(state, fitting) / _count(state, state):.0%} of it)",
+            f"{source} holds a {saved['model']}, of whose weights too few fit {model} ({share:.0%} of it)",
             f"give --model {saved['model']}, or a checkpoint of {model}",
         )
-    rows: list[str] = []
-    carried: list[str] = []
-    if list(classes) != saved["classes"]:
-        dependent = _class_dependent(network, model, len(classes))
-        fitting.difference_update(dependent)
-        carried = [name for name in classes if name in saved["classes"]]
-        targets = [list(classes).index(name) for name in carried]
-        origins = [saved["classes"].index(name) for name in carried]
-        rows = [n for n in dependent if n in weights and weights[n].shape[1:] == state[n].shape[1:]] if carried else []
-        for name in rows:
-            state[name][targets] = weights[name][origins].to(state[name].dtype)
-    for name in fitting:
-        state[name].copy_(weights[name])
-    return _summary(source, state, fitting, classes, rows, carried)
+    return fitting
 
 
-def _class_dependent(network: nn.Module, model: str, num_classes: int) -> list[str]:
+def _class_dependent(state: Mapping[str, Tensor], model: str, num_classes: int) -> set[str]:
     # Found by comparison, not by name: every network calls its classifiers something else.
     with torch.device("meta"):
         other = build(model, num_classes + 1).state_dict()
-    return [name for name, value in network.state_dict().items() if other[name].shape != value.shape]
+    return {name for name, value in state.items() if other[name].shape != value.shape}
 
 
-def _summary(
-    source: str,
+def _copy_rows(
     state: Mapping[str, Tensor],
-    kept: set[str],
+    dependent: set[str],
     classes: Sequence[str],
-    rows: Sequence[str] = (),
-    carried: Sequence[str] = (),
-) -> InitialWeights:
-    sizes = {name: value.numel() for name, value in state.items()}
-    return InitialWeights(
-        source,
-        kept={name: size for name, size in sizes.items() if name in kept},
-        new={name: size for name, size in sizes.items() if name not in kept},
-        rows=tuple(rows),
-        carried=tuple(carried),
-        classes=tuple(classes),
-    )
-
-
-def _count(state: Mapping[str, Tensor], names: Iterable[str]) -> int:
-    return sum(state[name].numel() for name in names)
+    carried: Sequence[str],
+    saved: checkpoints.Checkpoint,
+) -> list[str]:
+    """Names of the entries that got rows: those of ``dependent`` whose rows are as long in the checkpoint."""
+    weights = saved["weights"]
+    targets = [classes.index(name) for name in carried]
+    origins = [saved["classes"].index(name) for name in carried]
+    rows = [
+        name for name, value in state.items()
+        if carried and name in dependent and name in weights and weights[name].shape[1:] == value.shape[1:]
+    ]  # fmt: skip
+    for name in rows:
+        state[name][targets] = weights[name][origins].to(state[name].dtype)
+    return rows
 
 
 def _layers(names: Iterable[str]) -> list[str]:

@@ -7,7 +7,11 @@ regnet_y_400mf 75.80 %.
 
 from __future__ import annotations
 
+from http.client import HTTPException
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
@@ -46,13 +50,13 @@ class Encoder(nn.Module):
 def load_imagenet(network: nn.Module) -> None:
     """Give the network's torchvision encoder the newest ImageNet weights that torchvision has for it.
 
-    They are fetched once, into torch's cache.
+    They are fetched once, into torch's cache; a download that breaks off leaves nothing there.
 
     Raises:
         UsageError: the network has no encoder of torchvision.
-        WeightsError: the weights can be neither fetched nor found in the cache.
+        WeightsError: the weights can be neither fetched nor found in the cache, or the file there is damaged.
     """
-    from torchvision.models import get_model, get_model_weights
+    from torchvision.models import get_model
 
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, Encoder):
@@ -60,18 +64,30 @@ def load_imagenet(network: nn.Module) -> None:
             f"There are no ImageNet weights for {type(network).__name__}",
             "choose a network on ResNet, MobileNet or RegNet, such as fpn-resnet18",
         )
-    try:
-        weights = get_model_weights(encoder.name).DEFAULT.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no connection, no room; a hash that does not fit
-        raise WeightsError(
-            f"The ImageNet weights of {encoder.name} cannot be fetched ({error!s:.100})",
-            "connect once to download.pytorch.org, copy the file into torch's cache (torch.hub.get_dir()), "
-            "or go on with random weights",
-        ) from error
     model = get_model(encoder.name)
-    model.load_state_dict(weights)
+    model.load_state_dict(_published_weights(encoder.name))
     cut, _ = _CUTS[encoder.name]
     encoder.stages.load_state_dict(nn.ModuleList(cut(model)).state_dict())
+
+
+def _published_weights(name: str) -> dict[str, Tensor]:
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(name).DEFAULT
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    try:
+        return weights.get_state_dict(check_hash=True, weights_only=True)
+    except (OSError, HTTPException, RuntimeError, EOFError, UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        if cached.exists():
+            raise WeightsError(
+                f"The ImageNet weights {cached} cannot be read ({reason})", "delete the file: it will be fetched again"
+            ) from error
+        raise WeightsError(
+            f"The ImageNet weights of {name} cannot be fetched ({reason}); nothing of them is kept",
+            f"connect once to {urlsplit(weights.url).netloc}, put {cached.name} into {cached.parent}, "
+            "or leave --from out for random weights",
+        ) from error
 
 
 def _classifier(name: str, dilated: bool) -> Any:
