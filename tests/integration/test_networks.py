@@ -1,4 +1,4 @@
-"""Every network beside DDRNet: its published size, its shapes, its gradients, and its export.
+"""Every network beside the plain DDRNets: its published size, its shapes, its gradients, and its export.
 
 Parameters and multiply-adds are counted on the meta device, where nothing is computed.
 """
@@ -19,14 +19,15 @@ from edgeseg.segmenter import Segmenter
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 pytest.importorskip("torchvision", reason="needs the extra 'train'")
 
+from edgeseg_train import losses  # noqa: E402
 from edgeseg_train.backend import TorchBackend, card_for_network  # noqa: E402
-from edgeseg_train.models import NETWORKS, Network, blocks, build, encoders, fcn, segnet, unet  # noqa: E402
+from edgeseg_train.models import NETWORKS, Network, blocks, build, encoders, fcn, pidnet, segnet, unet  # noqa: E402
 from edgeseg_train.models.outputs import TrainingOutputs  # noqa: E402
 from edgeseg_train.models.size import size_of  # noqa: E402
 
-OTHERS = [name for name in NETWORKS if not name.startswith("ddrnet")]
-STRIDES = {"unet": 1, "segnet": 1, "deeplabv3plus-resnet18": 4}
-AUXILIARY = {"fast-scnn": 1, "pp-liteseg-t": 2}
+OTHERS = [name for name in NETWORKS if name not in ("ddrnet-c16", "ddrnet-c32", "ddrnet-c64")]
+STRIDES = {"unet": 1, "segnet": 1, "deeplabv3plus-resnet18": 4, "ddrnet-c16-s4": 4, "ddrnet-c32-s4": 4}
+AUXILIARY = {"fast-scnn": 1, "pp-liteseg-t": 2, "pidnet-s": 1, "ddrnet-c16-s4": 1, "ddrnet-c32-s4": 1}
 BOUNDARY = {"pidnet-s"}
 CAMVID = (11, (360, 480))
 
@@ -52,11 +53,12 @@ def seeded(name, classes=4):
     return network
 
 
-# Fast-SCNN 1.14 M; PP-LiteSeg-T 8.03 M; LR-ASPP on MobileNetV3-Large 3.22 M; each with its multiply-adds at
-# 1024x2048 and 360x480, from the tables of layers in the papers.
+# PIDNet-S 7.6 M and 47.6 G as published; Fast-SCNN 1.14 M; PP-LiteSeg-T 8.03 M; LR-ASPP on MobileNetV3-Large 3.22 M;
+# each with its multiply-adds at 1024x2048 and 360x480, from the tables of layers in the papers.
 @pytest.mark.parametrize(
     ("name", "millions", "full", "camvid"),
     [
+        ("pidnet-s", 7.6, 47.6, 3.95),
         ("fast-scnn", 1.14, 6.71, 0.56),
         ("pp-liteseg-t", 8.03, 45.7, 3.85),
         ("lraspp-mobilenetv3", 3.22, 15.8, 1.32),
@@ -78,6 +80,8 @@ def test_segnet_of_full_width_has_the_published_parameters(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "millions", "giga_macs"),
     [
+        ("ddrnet-c16-s4", 1.434, 0.825),
+        ("ddrnet-c32-s4", 5.716, 3.259),
         ("fpn-resnet18", 11.93, 7.38),
         ("fpn-mobilenetv3", 3.76, 1.73),
         ("fpn-regnetx400mf", 5.82, 2.46),
@@ -132,7 +136,7 @@ def test_logits_do_not_depend_on_the_rest_of_the_batch(name):
     torch.testing.assert_close(both[1:], alone, rtol=1e-3, atol=1e-4 * float(both.abs().max()))
 
 
-ODD = ["fast-scnn", "pp-liteseg-t", "fpn-regnetx400mf", "unet", "segnet"]
+ODD = ["pidnet-s", "ddrnet-c16-s4", "fast-scnn", "pp-liteseg-t", "fpn-regnetx400mf", "unet", "segnet"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,11 @@ def test_exported_network_gives_the_logits_of_torch(name, size_hw, tmp_path):
     ).replace(name=name)
     network = seeded(name)
     path = tmp_path / "model.onnx"
-    to_onnx.write_model(to_onnx.graph_from_network(network, card), path)
+    model = to_onnx.graph_from_network(network, card)
+    to_onnx.write_model(model, path)
+    kept = [m for key, m in network.named_modules() if isinstance(m, torch.nn.Conv2d) and not key.startswith("aux_")]
+    # One more than the network's own brings the pixels to its mean and deviation.
+    assert sum(node.op_type == "Conv" for node in model.graph.node) == len(kept) + 1
     frame, _ = Street(size_hw=size_hw, seed=5).render(3)
     with (
         Segmenter(TorchBackend(network, card, device="cpu"), card) as reference,
@@ -217,7 +225,28 @@ def test_a_step_takes_any_number_of_auxiliary_logits(heads, tiny_dataset, tmp_pa
         torch.manual_seed(1)
         expected = trainer.criterion(logits, labels) * (1 + 0.4 * heads)
     torch.manual_seed(1)
-    assert trainer.train_step(images, labels) == pytest.approx(float(expected), rel=1e-5)
+    assert trainer.train_step([[0, 1]], iter([(images, labels)])) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("expression", ["ohem", "weighted-ce + 0.5*lovasz"])
+def test_pidnet_learns_classes_and_boundaries(expression):
+    torch.manual_seed(0)
+    network = pidnet.PIDNet(3, width=8, head_width=16, pyramid_width=8).train()
+    labels = torch.randint(0, 3, (4, 2, 2)).repeat_interleave(32, 1).repeat_interleave(32, 2)
+    images = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1) * 4.0 - 2
+    criterion = losses.build(expression, 255, labels.flatten().bincount(), aux_weight=0.4)
+    optimizer = torch.optim.AdamW(network.parameters(), 5e-3)
+    for _ in range(30):
+        outputs = network(images)
+        optimizer.zero_grad()
+        criterion(outputs, labels).backward()
+        optimizer.step()
+    classes = losses.logits_at(outputs.logits, (64, 64), slice(None), slice(None)).argmax(1)
+    assert (classes == labels).float().mean() > 0.95
+    seen = losses.logits_at(outputs.boundary, (64, 64), slice(None), slice(None))[:, 0] > 0
+    truth = losses.boundary_from_labels(labels, 255)
+    assert seen[truth].float().mean() > 0.9
+    assert seen[~truth].float().mean() < 0.3
 
 
 @pytest.mark.parametrize("name", ["resnet18", "regnet_x_400mf"])

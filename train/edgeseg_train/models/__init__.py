@@ -20,6 +20,7 @@ from edgeseg_train.models.fast_scnn import FastSCNN
 from edgeseg_train.models.fcn import FCN
 from edgeseg_train.models.fpn import FPN
 from edgeseg_train.models.lraspp import LRASPP
+from edgeseg_train.models.pidnet import PIDNet
 from edgeseg_train.models.pp_liteseg import PPLiteSeg
 from edgeseg_train.models.segnet import SegNet
 from edgeseg_train.models.unet import UNet
@@ -52,6 +53,7 @@ NETWORKS: dict[str, Network] = {
     "ddrnet-c32-s4": Network(
         partial(DDRNet, width=32, head_width=64, stride=4), "arXiv 2101.06085", "c32, logits at 1/4"
     ),
+    "pidnet-s": Network(PIDNet, "arXiv 2206.02066", "three branches, one for boundaries"),
     "fast-scnn": Network(FastSCNN, "arXiv 1902.04502", "smallest in compute; loses most in INT8"),
     "pp-liteseg-t": Network(PPLiteSeg, "arXiv 2204.02681", "on STDC1"),
     "lraspp-mobilenetv3": Network(LRASPP, "arXiv 1905.02244", "on MobileNetV3-Large"),

@@ -24,13 +24,18 @@ def conv_bn_relu(
     return conv_bn(inputs, outputs, kernel, stride, groups=groups, dilation=dilation).append(nn.ReLU(inplace=True))
 
 
-def bn_relu_conv(inputs: int, outputs: int, kernel: int, bias: bool = False) -> nn.Sequential:
+def bn_relu_conv(inputs: int, outputs: int, kernel: int, *, groups: int = 1, bias: bool = False) -> nn.Sequential:
     """The pre-activation order, as the pyramid and the heads of DDRNet use it."""
     return nn.Sequential(
         nn.BatchNorm2d(inputs),
         nn.ReLU(inplace=True),
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias),
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=bias),
     )
+
+
+def bn_relu_head(inputs: int, width: int, num_classes: int) -> nn.Sequential:
+    """3x3 convolution, then the 1x1 classifier, in the pre-activation order."""
+    return bn_relu_conv(inputs, width, 3).extend(bn_relu_conv(width, num_classes, 1, bias=True))
 
 
 def separable(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeseg_train.models.blocks import bn_relu_conv, conv_bn, conv_bn_relu, init_convolutions, resize_like
+from edgeseg_train.models.blocks import (
+    bn_relu_conv,
+    bn_relu_head,
+    conv_bn,
+    conv_bn_relu,
+    init_convolutions,
+    resize_like,
+)
 from edgeseg_train.models.outputs import TrainingOutputs
 
 
@@ -34,13 +41,15 @@ class Residual(nn.Module):
 def basic_block(inputs: int, outputs: int, stride: int, relu: bool) -> Residual:
     """Two 3x3 convolutions around a skip."""
     body = conv_bn_relu(inputs, outputs, 3, stride).extend(conv_bn(outputs, outputs, 3))
-    same = stride == 1 and inputs == outputs
-    return Residual(body, nn.Identity() if same else conv_bn(inputs, outputs, 1, stride), relu)
+    return Residual(body, _skip(inputs, outputs, stride), relu)
 
 
-def basic_stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Two basic blocks; the last one leaves its ReLU to the consumer."""
-    return nn.Sequential(basic_block(inputs, outputs, stride, relu=True), basic_block(outputs, outputs, 1, relu=False))
+def basic_stage(inputs: int, outputs: int, stride: int, depth: int = 2) -> nn.Sequential:
+    """Basic blocks in a row, two or more; the last one leaves its ReLU to the consumer."""
+    inner = (basic_block(outputs, outputs, 1, relu=True) for _ in range(depth - 2))
+    return nn.Sequential(
+        basic_block(inputs, outputs, stride, relu=True), *inner, basic_block(outputs, outputs, 1, relu=False)
+    )
 
 
 def bottleneck(inputs: int, planes: int, stride: int) -> Residual:
@@ -48,7 +57,19 @@ def bottleneck(inputs: int, planes: int, stride: int) -> Residual:
     body = conv_bn_relu(inputs, planes, 1)
     body.extend(conv_bn_relu(planes, planes, 3, stride))
     body.extend(conv_bn(planes, 2 * planes, 1))
-    return Residual(body, conv_bn(inputs, 2 * planes, 1, stride), relu=False)
+    return Residual(body, _skip(inputs, 2 * planes, stride), relu=False)
+
+
+def _skip(inputs: int, outputs: int, stride: int) -> nn.Module:
+    return nn.Identity() if (inputs, 1) == (outputs, stride) else conv_bn(inputs, outputs, 1, stride)
+
+
+def pooled_scales(inputs: int, middle: int) -> nn.ModuleList:
+    """The pyramid's scales below the input's own: averages over 5, 9, 17 pixels and over all, 1x1 convolutions."""
+    pools: list[nn.Module] = [nn.AvgPool2d(k, s, p) for k, s, p in ((5, 2, 2), (9, 4, 4), (17, 8, 8))]
+    return nn.ModuleList(
+        nn.Sequential(pool, bn_relu_conv(inputs, middle, 1)) for pool in [*pools, nn.AdaptiveAvgPool2d(1)]
+    )
 
 
 class DAPPM(nn.Module):
@@ -56,11 +77,8 @@ class DAPPM(nn.Module):
 
     def __init__(self, inputs: int, middle: int, outputs: int) -> None:
         super().__init__()
-        pools: list[nn.Module] = [nn.AvgPool2d(k, s, p) for k, s, p in ((5, 2, 2), (9, 4, 4), (17, 8, 8))]
         self.scale0 = bn_relu_conv(inputs, middle, 1)
-        self.scales = nn.ModuleList(
-            nn.Sequential(pool, bn_relu_conv(inputs, middle, 1)) for pool in [*pools, nn.AdaptiveAvgPool2d(1)]
-        )
+        self.scales = pooled_scales(inputs, middle)
         self.merges = nn.ModuleList(bn_relu_conv(middle, middle, 3) for _ in self.scales)
         self.compress = bn_relu_conv(5 * middle, outputs, 1)
         self.shortcut = bn_relu_conv(inputs, outputs, 1)
@@ -123,9 +141,9 @@ class DDRNet(nn.Module):
         self.up3, self.up4 = conv_bn(4 * c, 2 * c, 1), conv_bn(8 * c, 2 * c, 1)
         self.pyramid = DAPPM(16 * c, pyramid_width, 4 * c)
         self.head = (
-            _head(4 * c, head_width, num_classes) if stride == 8 else FineHead(4 * c, c, head_width, num_classes)
+            bn_relu_head(4 * c, head_width, num_classes) if stride == 8 else FineHead(4 * c, c, head_width, num_classes)
         )
-        self.aux_head = _head(2 * c, head_width, num_classes)
+        self.aux_head = bn_relu_head(2 * c, head_width, num_classes)
         init_convolutions(self, with_bias=True)
 
     def forward(self, x: Tensor) -> Tensor | TrainingOutputs:
@@ -142,7 +160,3 @@ class DDRNet(nn.Module):
         fused = high + resize_like(context, high)
         logits = self.head(fused) if self.stride == 8 else self.head(fused, first)
         return logits if auxiliary is None else TrainingOutputs(logits, (auxiliary,))
-
-
-def _head(inputs: int, width: int, num_classes: int) -> nn.Sequential:
-    return bn_relu_conv(inputs, width, 3).extend(bn_relu_conv(width, num_classes, 1, bias=True))
