@@ -18,6 +18,7 @@ from edgeseg_train.loop import Trainer  # noqa: E402
 from edgeseg_train.models import NETWORKS, build  # noqa: E402
 from edgeseg_train.models.encoders import Encoder, WeightsError, load_imagenet  # noqa: E402
 from edgeseg_train.optimize import build_optimizer  # noqa: E402
+from edgeseg_train.recipes import config_from_values  # noqa: E402
 
 BUNDLED = Path(__file__).parents[2] / "train/checkpoints/ddrnet-c32-camvid.pt"
 
@@ -221,3 +222,13 @@ def test_damaged_file_in_the_cache_is_named(published, share):
     with pytest.raises(WeightsError, match=f"{cache / path.name} cannot be read") as caught:
         load_imagenet(Small())
     assert "delete the file" in caught.value.mend
+
+
+def test_network_and_size_are_those_of_the_checkpoint_unless_given(checkpoint_path):
+    saved = checkpoints.load(checkpoint_path)
+    values = {"data": "d", "out": "o", "init_from": str(checkpoint_path), "recipe": "finetune"}
+    config = config_from_values(values)
+    assert config.model == saved["model"] == "ddrnet-c16"
+    assert config.imgsz == tuple(saved["imgsz"]) != (360, 480)
+    config = config_from_values(values | {"model": "ddrnet-c16-s4", "imgsz": (360, 480)})
+    assert (config.model, config.imgsz) == ("ddrnet-c16-s4", (360, 480))

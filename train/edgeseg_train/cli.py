@@ -36,9 +36,10 @@ def main(args: argparse.Namespace) -> int:
     if args.list_recipes:
         print(recipes.list_text())
         return 0
+    _check_folder(Path(args.out), args.resume)
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    config = recipes.config_from_values({k: v for k, v in vars(args).items() if k in fields and v is not None})
-    _check_folder(Path(config.out), args.resume)
+    values = {k: v for k, v in vars(args).items() if k in fields and v is not None}
+    config = recipes.config_from_values(values, resume=args.resume)
     with _sigterm_interrupts(), joined_processes(config.device) as processes:
         trainer = Trainer(config, DataSet.from_yaml(config.data), resume=args.resume, processes=processes)
         print(_summary(trainer))

@@ -6,12 +6,16 @@ Each is a plain function; ``dataclasses.replace`` changes its values in a progra
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from edgeseg.errors import UsageError, nearest
+from edgeseg_train import checkpoint as checkpoints
 from edgeseg_train.config import TrainConfig, flag_of
+from edgeseg_train.initial import IMAGENET
 
 
 def camvid_quick(data: str, out: str) -> TrainConfig:
@@ -25,17 +29,17 @@ def camvid_quick(data: str, out: str) -> TrainConfig:
 def camvid_standard(data: str, out: str) -> TrainConfig:
     """CamVid at 480x360, 11 classes, from random weights.
 
-    Where the values come from: network, size, length, optimiser and augmentation are those of the bundled model's run
-    (val mIoU 70.9). Among published runs on CamVid from random weights, LMFFNet and DABNet take Adam with 1e-3 and
-    class-weighted cross-entropy too; the weights are ENet's (arXiv 1606.02147), the auxiliary weight is DDRNet's
-    (arXiv 2101.06085). Half of the crops around rare classes: RegSeg (arXiv 2111.09957). The decay 0.9999, common in
-    longer runs, would average over nearly all of these 10,800 steps.
+    Where the values come from: the network with logits at stride 4 and the loss won the comparison in
+    docs/guides/bundled-model.md; half of the crops around rare classes, as RegSeg has it (arXiv 2111.09957), cost
+    nothing there. LMFFNet and DABNet take Adam with 1e-3 on CamVid from random weights too; the auxiliary weight is
+    DDRNet's (arXiv 2101.06085). A decay of 0.9999, common in longer runs, would average over nearly all of these
+    10,800 steps.
     """
     return TrainConfig(
         data=data,
         out=out,
         recipe="camvid-standard",
-        model="ddrnet-c32",
+        model="ddrnet-c32-s4",
         imgsz=(360, 480),
         epochs=240,
         batch=8,
@@ -43,7 +47,7 @@ def camvid_standard(data: str, out: str) -> TrainConfig:
         weight_decay=0.02,
         warmup=0.03,
         schedule="cosine",
-        loss="weighted-ce",
+        loss="ce + 0.5*dice",
         aux_weight=0.4,
         ema_decay=0.999,
         scale_min=0.6,
@@ -127,15 +131,23 @@ _ALWAYS_LISTED = frozenset({"model", "imgsz", "epochs", "batch", "lr", "schedule
 _NEVER_LISTED = frozenset({"data", "out", "recipe"})
 
 
-def config_from_values(values: Mapping[str, Any]) -> TrainConfig:
+def config_from_values(values: Mapping[str, Any], *, resume: bool = False) -> TrainConfig:
     """The recipe that ``values`` names, or else the defaults, with all of ``values`` put in.
+
+    Network and size, where they are not given, are those of the checkpoint to start from or to resume.
 
     Args:
         values: by field of ``TrainConfig``; "data" and "out" among them.
+        resume: continue the run in "out".
 
     Raises:
+        ModelError: the checkpoint to start from or to resume is missing or cannot be read.
         UsageError: there is no such recipe, it needs a checkpoint that is not given, or a value is out of range.
     """
+    source = os.path.join(values["out"], "last.pt") if resume else values.get("init_from")
+    if source and source != IMAGENET:
+        saved = checkpoints.load(source)
+        values = {name: saved[name] for name in ("model", "imgsz") if name in saved} | dict(values)
     name = values.get("recipe")
     if name is None:
         return TrainConfig(**values)
@@ -156,7 +168,7 @@ def list_text() -> str:
     for name, recipe in RECIPES.items():
         config = recipe.build("", "")
         shown = [
-            f"{flag_of(field)} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+            f"{flag_of(field)} {shlex.join(map(str, value if isinstance(value, tuple) else (value,)))}"
             for field in dataclasses.fields(config)
             if (value := getattr(config, field.name)) != field.default or field.name in _ALWAYS_LISTED
             if field.name not in _NEVER_LISTED
