@@ -1,4 +1,4 @@
-"""Line charts as numbers for an SVG: the report's template draws them, in the colours of the page."""
+"""Charts as numbers for an SVG: the report's template draws them, in the colours of the page."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over epochs, on axes that begin at zero; ``mark`` is a place on the axis of epochs, or None."""
+    """Curves, or points alone where a curve's path is empty; ``mark`` is a place on the horizontal axis, or None."""
 
     title: str
     area: Area
@@ -108,12 +108,52 @@ def line_chart(
     )
 
 
+def scatter_chart(title: str, clouds: Mapping[str, Sequence[tuple[float, float, str]]]) -> Chart:
+    """Points with what each says under the pointer, by the cloud's name, at least one in all.
+
+    The horizontal axis begins at zero; the vertical one spans the points, because their differences are the matter.
+
+    Args:
+        title: what the axes are, with their units.
+        clouds: (x, y, text) of each point, x of at least 0.
+    """
+    points = [point for cloud in clouds.values() for point in cloud]
+    x_values = ticks(max(x for x, _, _ in points))
+    low, high = min(y for _, y, _ in points), max(y for _, y, _ in points)
+    step = _step((high - low) / 5 or 1.0)
+    first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
+    area = WIDE
+
+    def x_at(x: float) -> float:
+        return round(area.left + (area.width - area.left - area.edge) * x / x_values[-1], 1)
+
+    def y_at(y: float) -> float:
+        room = area.height - area.bottom - area.edge
+        return round(area.height - area.bottom - room * (y / step - first) / (last - first), 1)
+
+    return Chart(
+        title,
+        area,
+        tuple(
+            Curve(name, "", tuple(Dot(x_at(x), y_at(y), text) for x, y, text in cloud))
+            for name, cloud in clouds.items()
+        ),
+        tuple(Tick(x_at(x), f"{x:g}") for x in x_values),
+        tuple(Tick(y_at(k * step), f"{k * step:.5g}") for k in range(first, last + 1)),
+        None,
+    )
+
+
 def ticks(high: float, *, whole: bool = False) -> list[float]:
     """Round values from 0, three to six, the last one at ``high`` or the first one above it."""
     high = high or 1.0
-    rough = high / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough * (1 - 1e-9))
+    step = _step(high / 5)
     if whole:
         step = max(1.0, step)
     return [step * k for k in range(math.ceil(high / step - 1e-9) + 1)]
+
+
+def _step(rough: float) -> float:
+    """1, 2 or 5 times a power of ten, at ``rough`` or the first above it."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= rough * (1 - 1e-9))

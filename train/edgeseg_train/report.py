@@ -15,12 +15,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -39,6 +37,7 @@ from edgeseg_train.device import device_named
 from edgeseg_train.evaluate import segmenter_for_network
 from edgeseg_train.history import EpochRecord, read_history
 from edgeseg_train.models.size import count_parameters
+from edgeseg_train.pages import page_template
 from edgeseg_train.pictures import error_picture
 
 FILE_NAME = "report.html"
@@ -139,7 +138,7 @@ def write_report(run: Path, *, data_yaml: str | None = None, device: str = "auto
     scores = measured.confusion.scores()
     cells = confusion_rows(measured.confusion)
     wrong = [cell for row in cells for cell in row if cell.pixels and cell.truth != cell.predicted]
-    page = _template().render(
+    page = page_template("edgeseg_train", "report.html.jinja").render(
         run=run.absolute().name,
         checkpoint=checkpoint,
         config=config_rows(config),
@@ -318,15 +317,6 @@ def _data_url(image_hwc: NDArray[np.uint8], suffix: str) -> str:
     _, encoded = cv2.imencode(suffix, image_hwc, [cv2.IMWRITE_JPEG_QUALITY, 82] if suffix == ".jpg" else [])
     kind = {".jpg": "jpeg", ".png": "png"}[suffix]
     return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:.1f}"
-    text = resources.files("edgeseg_train").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
