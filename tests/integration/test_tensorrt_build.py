@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,15 @@ def python() -> str:
     pytest.skip(f"no Python imports the TensorRT of {VARIABLE}: {tried}")
 
 
+def built(python: str, path: Path) -> dict[str, Any]:
+    """What TensorRT says about a model that it must be able to build."""
+    done = in_environment(python, "-c", BUILD, str(path))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["errors"] == []
+    return report
+
+
 @pytest.mark.parametrize("opset", [17, 20])
 @pytest.mark.parametrize("weights", ["fp32", "fp16"])
 @pytest.mark.parametrize("head", ["logits", "mask"])
@@ -89,12 +99,28 @@ def test_tensorrt_builds_the_exported_graph(checkpoint_path, tmp_path, python, h
     path = tmp_path / "model.onnx"
     to_onnx.write_model(to_onnx.with_half_weights(model) if weights == "fp16" else model, path)
 
-    done = in_environment(python, "-c", BUILD, str(path))
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["errors"] == []
+    report = built(python, path)
     assert report["inputs"] == [["image", "UINT8", [1, 72, 120, 3]]]
     output = ["logits", "FLOAT", [1, 4, 9, 15]] if head == "logits" else ["mask", "UINT8", [1, 72, 120]]
     assert report["outputs"] == [output]
     # The weights of a ddrnet-c16 are 5.8 MB in float32, and the plan holds them in no less.
     assert report["plan_bytes"] > 5_000_000, report["log"]
+
+
+@pytest.mark.parametrize("name", ["ddrnet-c16-s4", "pidnet-s", "pp-liteseg-t", "lraspp-mobilenetv3", "segnet"])
+def test_tensorrt_builds_other_networks(name, tmp_path, python):
+    from edgeseg_export import to_onnx
+    from edgeseg_train.backend import card_for_network
+    from edgeseg_train.models import build
+    from edgeseg_train.models.size import count_parameters
+
+    network = build(name, 4)
+    card = card_for_network(
+        classes=("road", "sky", "car", "person"), palette=[(i, 50, 9) for i in range(4)], ignore_id=255, imgsz=(72, 120)
+    ).replace(name=name)
+    path = tmp_path / "model.onnx"
+    to_onnx.write_model(to_onnx.graph_from_network(network, card), path)
+    report = built(python, path)
+    assert report["outputs"] == [["logits", "FLOAT", [1, 4, 72 // network.stride, 120 // network.stride]]]
+    # Normalisations are folded into the convolutions: a little fewer than there are parameters.
+    assert report["plan_bytes"] > 3.8 * count_parameters(network), report["log"]
