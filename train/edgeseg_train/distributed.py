@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from edgeseg.errors import UsageError
 from edgeseg_train.device import device_named
+from edgeseg_train.process_sum import sum_over_processes
 from edgeseg_train.synced_norm import synchronise_normalisation
 
 TIMEOUT = timedelta(minutes=15)
@@ -52,12 +53,8 @@ class Processes:
         return list(items[self.rank :: self.count])
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes, which all of them must ask for."""
-        if self.count == 1:
-            return values
-        values = values.to(self.device, copy=True)
-        dist.all_reduce(values)
-        return values
+        """The sum over all processes, on their devices; all must ask for it."""
+        return sum_over_processes(values.to(self.device))
 
     def parallel(self, network: nn.Module) -> nn.Module:
         """The network to call in training: its gradients become the mean over all processes.
@@ -68,7 +65,7 @@ class Processes:
             return network
         synchronise_normalisation(network, self.device)
         ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(network, device_ids=ids)
 
 
 def without_averaging(network: nn.Module, wanted: bool) -> AbstractContextManager[None]:

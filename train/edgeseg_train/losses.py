@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from edgeseg.errors import UsageError, nearest
 from edgeseg_train.models.outputs import TrainingOutputs
+from edgeseg_train.process_sum import sum_over_processes
 
 BOUNDARY_WEIGHT = 20.0
 """Of the boundary head's loss, as PIDNet has it (arXiv 2206.02066)."""
@@ -116,8 +117,10 @@ class DiceLoss(nn.Module):
         pixels = labels.bincount(minlength=len(probabilities))
         true = probabilities.gather(0, labels[None])[0]
         overlap = true.new_zeros(len(pixels)).index_add(0, labels, true)
+        # Its images may be spread over several processes.
+        overlap, predicted, pixels = sum_over_processes(torch.stack([overlap, probabilities.sum(1), pixels.float()]))
         present = pixels > 0
-        dice = 2 * overlap[present] / (probabilities.sum(1) + pixels)[present]
+        dice = 2 * overlap[present] / (predicted + pixels)[present]
         return (1 - dice).sum() / present.sum().clamp(min=1)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+from edgeseg_train.process_sum import sum_over_processes
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
@@ -19,17 +20,17 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         """[N, C, H, W] to the same; while training all processes must call it."""
         if not self.training:
             return super().forward(x)
-        values = x.float()
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
         variance, mean = torch.var_mean(values, (0, 2, 3), correction=0)
         count = mean.new_full((1,), x.numel() / len(mean))
         # In float64, because the variance is the small difference of two large means.
         moments = torch.cat([mean, variance + mean.square(), mean.new_ones(1)]).double() * count
-        *sums, total = all_reduce(moments).split([len(mean), len(mean), 1])
-        mean, square = (values_of.div(total) for values_of in sums)
+        *sums, total = sum_over_processes(moments).split([len(mean), len(mean), 1])
+        mean, square = (channel_sums / total for channel_sums in sums)
         variance = square - mean.square()
         self._track(mean.detach(), (variance * total / (total - 1)).detach())
-        scale = self.weight * (variance + self.eps).rsqrt().float()
-        shift = self.bias - mean.float() * scale
+        scale = self.weight * (variance + self.eps).rsqrt().to(values.dtype)
+        shift = self.bias - mean.to(values.dtype) * scale
         return (values * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
