@@ -23,13 +23,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Union
+from typing import Any, Union
+
+import numpy as np
 
 from edgeseg.card import METADATA_KEY, ModelCard
 from edgeseg.errors import ModelError
 from edgeseg.files import PathLike, sha256_of
 
-__all__ = ["OnnxInfo", "TensorInfo", "card_from_onnx", "card_of", "read_onnx", "sha256_of"]
+__all__ = [
+    "Constant", "Graph", "Node", "OnnxInfo", "TensorInfo", "card_from_onnx", "card_of", "dtype_name", "read_graph",
+    "read_onnx", "sha256_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,55 @@ class OnnxInfo:
     has_qdq: bool
 
 
+@dataclass(frozen=True)
+class Constant:
+    """A tensor that the file holds.
+
+    Attributes:
+        dtype: as in ``TensorInfo``.
+        shape: the size of each axis.
+        values: its elements in order, for tensors of up to 64 integers or float32 kept in the file itself, such
+            as the sizes of a Resize; None for all others, among them every weight.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    values: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation of a graph.
+
+    Attributes:
+        name: its name, or "" where the writer gave none.
+        op: the operator, with its domain as in ``OnnxInfo.op_counts``.
+        inputs, outputs: names of tensors; "" stands for an optional one that is left out.
+        attributes: integers, texts, tuples of integers and constants by name; other kinds are left out.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The nodes of an ONNX file, in the order in which the file lists them: each after those it depends on.
+
+    Attributes:
+        nodes: those of the graph itself, without the branches of If and Loop.
+        constants: initializers by name.
+        tensors: what the file says about inputs, outputs and the tensors between the nodes, by name.
+    """
+
+    nodes: tuple[Node, ...]
+    constants: dict[str, Constant]
+    tensors: dict[str, TensorInfo]
+
+
 def read_onnx(path: PathLike) -> OnnxInfo:
     """The facts in an ONNX file. Takes milliseconds, whatever the size of the weights.
 
@@ -95,18 +149,36 @@ def read_onnx(path: PathLike) -> OnnxInfo:
         ModelError: the file is missing, a folder, unreadable, empty, not ONNX, truncated or damaged, or the
             weights that it keeps in another file are missing.
     """
-    path = Path(path)
-    facts = _Facts()
+    return _info_of(Path(path), _read(Path(path), _Facts()))
+
+
+def read_graph(path: PathLike) -> Graph:
+    """The nodes of an ONNX file with what the file says about their tensors.
+
+    Raises:
+        ModelError: as ``read_onnx``.
+    """
+    facts = _GraphFacts()
+    _read(Path(path), facts)
+    tensors = {t.name: t for t in (*facts.between, *facts.inputs, *facts.outputs)}
+    return Graph(tuple(facts.nodes), facts.constants, tensors)
+
+
+def _read(path: Path, facts: _Facts) -> _Facts:
     with _map(path) as data:
-        size_bytes = len(data)
+        facts.size_bytes = len(data)
         try:
-            _read_model(_Span(data, 0, size_bytes), facts)
+            _read_model(_Span(data, 0, facts.size_bytes), facts)
         except _DamagedError as error:
             raise _explain(path, data[:64], error) from error
     _check_external(path, facts.external)
+    return facts
+
+
+def _info_of(path: Path, facts: _Facts) -> OnnxInfo:
     return OnnxInfo(
         path=path,
-        size_bytes=size_bytes,
+        size_bytes=facts.size_bytes,
         ir_version=facts.ir_version,
         opset=facts.domains.get("", 0),
         domains=facts.domains,
@@ -229,6 +301,9 @@ class _Span:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def __bytes__(self) -> bytes:
+        return self.data[self.start : self.stop]
+
     def text(self) -> str:
         """The bytes as text."""
         try:
@@ -316,15 +391,19 @@ class _Model:
 
 
 class _Graph:
-    NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12
+    NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO = 1, 5, 11, 12, 13
 
 
 class _Node:
-    OP_TYPE, DOMAIN = 4, 7
+    INPUT, OUTPUT, NAME, OP_TYPE, ATTRIBUTE, DOMAIN = 1, 2, 3, 4, 5, 7
+
+
+class _Attribute:
+    NAME, INT, TEXT, TENSOR, INTS = 1, 3, 4, 5, 8
 
 
 class _Tensor:
-    DIMS, DATA_TYPE, NAME, RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 1, 2, 8, 9, 13, 14
+    DIMS, DATA_TYPE, FLOATS, INT32S, INT64S, NAME, RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 1, 2, 4, 5, 7, 8, 9, 13, 14
     EXTERNAL = 1
 
 
@@ -366,8 +445,16 @@ _DTYPES = {
     19: ("float8e5m2", 8), 20: ("float8e5m2fnuz", 8), 21: ("uint4", 4), 22: ("int4", 4),
     23: ("float4e2m1", 4), 24: ("float8e8m0", 8), 25: ("uint2", 2), 26: ("int2", 2),
 }  # fmt: skip
+
+
+def dtype_name(code: int) -> str:
+    """numpy's name for a number of ``TensorProto.DataType``."""
+    return _DTYPES.get(code, (f"type {code}", 0))[0]
+
+
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 _MAX_RANK = 64
+_MAX_VALUES = 64
 _FIRST_IR_VERSION_WITH_OPSETS = 3
 
 
@@ -375,6 +462,7 @@ _FIRST_IR_VERSION_WITH_OPSETS = 3
 class _Facts:
     """What has been gathered so far."""
 
+    size_bytes: int = 0
     ir_version: int = 0
     producer_name: str = ""
     producer_version: str = ""
@@ -386,6 +474,15 @@ class _Facts:
     ops: Counter[str] = field(default_factory=Counter)
     weights: Counter[str] = field(default_factory=Counter)
     external: dict[str, int] = field(default_factory=dict)  # bytes needed by file
+
+
+@dataclass
+class _GraphFacts(_Facts):
+    """The same, and the nodes."""
+
+    nodes: list[Node] = field(default_factory=list)
+    constants: dict[str, Constant] = field(default_factory=dict)
+    between: list[TensorInfo] = field(default_factory=list)
 
 
 def _read_model(model: _Span, facts: _Facts) -> None:
@@ -426,6 +523,91 @@ def _read_graph(graph: _Span, facts: _Facts) -> None:
             facts.inputs.append(_read_value(_span(value)))
         elif number == _Graph.OUTPUT:
             facts.outputs.append(_read_value(_span(value)))
+        if isinstance(facts, _GraphFacts):
+            _read_part(number, value, facts)
+
+
+def _read_part(number: int, value: int | _Span, facts: _GraphFacts) -> None:
+    """What of a graph only ``read_graph`` wants."""
+    if number == _Graph.NODE:
+        facts.nodes.append(_read_node(_span(value)))
+    elif number == _Graph.INITIALIZER:
+        name, constant = _read_constant(_span(value))
+        facts.constants[name] = constant
+    elif number == _Graph.VALUE_INFO:
+        facts.between.append(_read_value(_span(value)))
+
+
+def _read_node(node: _Span) -> Node:
+    name = ""
+    inputs: list[str] = []
+    outputs: list[str] = []
+    attributes: dict[str, Any] = {}
+    for number, value in node.fields():
+        if number == _Node.NAME:
+            name = _text(value)
+        elif number in (_Node.INPUT, _Node.OUTPUT):
+            (inputs if number == _Node.INPUT else outputs).append(_text(value))
+        elif number == _Node.ATTRIBUTE:
+            _read_attribute(_span(value), attributes)
+    return Node(name, _read_op(node), tuple(inputs), tuple(outputs), attributes)
+
+
+def _read_attribute(attribute: _Span, into: dict[str, Any]) -> None:
+    name = ""
+    content: Any = None
+    ints: list[int] = []
+    for number, value in attribute.fields():
+        if number == _Attribute.NAME:
+            name = _text(value)
+        elif number == _Attribute.INT:
+            content = _int(value)
+        elif number == _Attribute.TEXT:
+            content = bytes(_span(value)).decode("utf-8", "replace")
+        elif number == _Attribute.TENSOR:
+            content = _read_constant(_span(value))[1]
+        elif number == _Attribute.INTS:
+            ints += map(_int, value.integers() if isinstance(value, _Span) else (value,))
+    if ints or content is not None:
+        into[name] = content if content is not None else tuple(ints)
+
+
+def _read_constant(tensor: _Span) -> tuple[str, Constant]:
+    """Name and shape of a tensor, and its elements where they are few."""
+    dims: list[int] = []
+    name, dtype, is_external = "", "undefined", False
+    payloads: dict[int, _Span] = {}
+    numbers: list[float] = []
+    for number, value in tensor.fields():
+        if number == _Tensor.DIMS:
+            _append_dims(dims, value)
+        elif number == _Tensor.DATA_TYPE:
+            dtype = dtype_name(_int(value))
+        elif number == _Tensor.NAME:
+            name = _text(value)
+        elif number == _Tensor.DATA_LOCATION:
+            is_external = _int(value) == _Tensor.EXTERNAL
+        elif isinstance(value, _Span):
+            payloads[number] = value
+        elif number in (_Tensor.INT32S, _Tensor.INT64S):
+            numbers.append(_int(value))
+    if math.prod(dims) > _MAX_VALUES or is_external:
+        return name, Constant(dtype, tuple(dims))
+    return name, Constant(dtype, tuple(dims), _values(dtype, payloads) or tuple(numbers) or None)
+
+
+def _values(dtype: str, payloads: dict[int, _Span]) -> tuple[float, ...]:
+    """The elements of a small tensor, or none where they are not integers or float32."""
+    if dtype not in ("int32", "int64", "float32"):
+        return ()
+    for number, payload in payloads.items():
+        if number == _Tensor.RAW_DATA or (number == _Tensor.FLOATS and dtype == "float32"):
+            if len(payload) % np.dtype(dtype).itemsize:
+                raise _DamagedError(f"the numbers at byte {payload.start} are cut")
+            return tuple(np.frombuffer(bytes(payload), np.dtype(dtype).newbyteorder("<")).tolist())
+        if number in (_Tensor.INT32S, _Tensor.INT64S) and dtype != "float32":
+            return tuple(map(_int, payload.integers()))
+    return ()
 
 
 def _read_op(node: _Span) -> str:
@@ -533,8 +715,7 @@ def _read_type(kind: _Span) -> tuple[str, _ShapeTuple | None]:
         elif number == _Type.TENSOR:
             for inner, detail in _span(value).fields():
                 if inner == _TensorType.ELEM_TYPE:
-                    code = _int(detail)
-                    dtype = _DTYPES.get(code, (f"type {code}", 0))[0]
+                    dtype = dtype_name(_int(detail))
                 elif inner == _TensorType.SHAPE:
                     shape = _read_shape(_span(detail))
     return dtype, shape

@@ -15,7 +15,8 @@ from typing import Any
 
 from edgeseg.card import METADATA_KEY, ModelCard
 from edgeseg.errors import ModelError
-from edgeseg.onnx_reader import card_of, read_onnx, sha256_of
+from edgeseg.onnx_reader import card_of, read_graph, read_onnx, sha256_of
+from edgeseg.precision import Precision, precision_of
 
 _CHECKPOINTS = (".pt", ".pth", ".ckpt")
 _TOP_OPS = 8
@@ -57,10 +58,12 @@ def main(args: argparse.Namespace) -> int:
 
 def _of_onnx(name_or_path: str) -> dict[str, Any]:
     """The facts about an ONNX file, as they stand in the JSON."""
+    from edgeseg.backends import network_input_shape
     from edgeseg.bundled import resolve
 
     info = read_onnx(resolve(name_or_path))
     card = card_of(info)
+    found = precision_of(read_graph(info.path), network_input_shape(card) if card else None)
     return {
         "file": str(info.path),
         "size_bytes": info.size_bytes,
@@ -75,11 +78,22 @@ def _of_onnx(name_or_path: str) -> dict[str, Any]:
             "weights": info.weight_dtypes,
             "qdq": info.has_qdq,
             "external_data": info.external_data,
+            "macs": found.macs,
+            "uncounted_layers": [layer.name for layer in found.uncounted],
+            "lowest": found.lowest,
+            "left_higher": _left_higher(found, card),
         },
         "op_counts": info.op_counts,
         "producer": info.producer,
         "metadata": {key: text for key, text in info.metadata.items() if key != METADATA_KEY},
     }
+
+
+def _left_higher(found: Precision, card: ModelCard | None) -> list[dict[str, Any]]:
+    """Layers above the lowest precision, each with the reason that export gave in the card, or None."""
+    kept = card.provenance.get("kept") if card else None
+    reasons = kept if isinstance(kept, dict) else {}
+    return [{**dataclasses.asdict(layer), "reason": reasons.get(layer.name)} for layer in found.left_higher]
 
 
 def _of_engine(path: Path) -> dict[str, Any]:
@@ -187,10 +201,23 @@ def _graph_text(report: dict[str, Any]) -> Iterator[str]:
     if precision["external_data"]:
         yield _row("", "kept in a file beside this one")
     yield _row("Q/DQ nodes", "yes" if precision["qdq"] else "no")
+    yield from _compute_text(precision)
     shown = ", ".join(f"{op} {count}" for op, count in ops[:_TOP_OPS])
     yield _row("operators", shown + (f", {rest} others" if rest else ""))
     for key, text in report["metadata"].items():
         yield _row("metadata", f"{key}: {text if len(text) <= 80 else text[:77] + '...'}")
+
+
+def _compute_text(precision: dict[str, Any]) -> Iterator[str]:
+    """What the layers compute in, and which are above the lowest."""
+    macs, total = precision["macs"], sum(precision["macs"].values())
+    yield _row("compute", f"{_magnitude(total).rstrip()} multiply-adds" + _shares(macs, total))
+    if precision["uncounted_layers"]:
+        yield _row("", f"without {len(precision['uncounted_layers'])} layers, whose shapes the file leaves open")
+    for layer in precision["left_higher"]:
+        share = "" if layer["macs"] is None else f", {100 * layer['macs'] / max(total, 1):.1f} %"
+        reason = _inline(layer["reason"]) if layer["reason"] else "the card gives no reason"
+        yield _row(f"not {precision['lowest']}", f"{layer['name']} ({layer['precision']}{share}): {reason}")
 
 
 def _row(label: str, value: str) -> str:
@@ -205,13 +232,18 @@ def _tensor(tensor: dict[str, Any]) -> str:
 
 def _weights(by_dtype: dict[str, int], total: int) -> str:
     """Such as ``5.7 M parameters: int8 98.9 %, float32 1.1 %``."""
-    shares = ", ".join(f"{dtype} {100 * count / max(total, 1):.1f} %" for dtype, count in by_dtype.items())
-    return f"{_magnitude(total).rstrip()} parameters" + (f": {shares}" if total else "")
+    return f"{_magnitude(total).rstrip()} parameters" + _shares(by_dtype, total)
+
+
+def _shares(counts: dict[str, int], total: int) -> str:
+    """Such as ``: int8 98.9 %, float32 1.1 %``; nothing where nothing was counted."""
+    shares = ", ".join(f"{name} {100 * count / max(total, 1):.1f} %" for name, count in counts.items())
+    return f": {shares}" if total else ""
 
 
 def _magnitude(number: int) -> str:
     """The number, a space and the prefix that a unit can follow: ``5.7 M``, ``12 ``."""
-    for factor, prefix in ((1_000_000, "M"), (1_000, "k")):
+    for factor, prefix in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
         if number >= factor:
             return f"{number / factor:.1f} {prefix}"
     return f"{number} "

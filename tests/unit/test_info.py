@@ -113,6 +113,10 @@ def test_json(tmp_path, capsys):
         "weights": {"int8": 3000, "float32": 1000},
         "qdq": True,
         "external_data": False,
+        "macs": {},
+        "uncounted_layers": [],
+        "lowest": None,
+        "left_higher": [],
     }
     assert report["op_counts"] == {"DequantizeLinear": 2, "test::Op0": 1}
     assert report["producer"] == "maker 2"

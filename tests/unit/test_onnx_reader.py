@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -14,10 +15,11 @@ import pytest
 from edgeseg import onnx_reader
 from edgeseg.card import ModelCard
 from edgeseg.errors import ModelError
-from edgeseg.onnx_reader import TensorInfo, card_from_onnx, read_onnx
+from edgeseg.onnx_reader import Constant, Node, TensorInfo, card_from_onnx, read_graph, read_onnx
+from edgeseg.precision import precision_of
 
 CARD = ModelCard(classes=("road", "sky"), input_size_hw=(4, 6))
-FLOAT32, UINT8, FLOAT16 = 1, 2, 10
+FLOAT32, UINT8, INT64, FLOAT16 = 1, 2, 7, 10
 
 # --- protobuf by hand ---------------------------------------------------------------------------------------
 
@@ -110,6 +112,39 @@ def test_reads_a_file_made_by_hand(write):
     assert info.weight_dtypes == {"float32": 6, "float16": 4}
     assert not info.external_data
     assert card_from_onnx(path) == CARD
+
+
+def test_reads_the_nodes_of_a_file_made_by_hand(write):
+    sizes = field(1, 3) + field(2, INT64) + field(8, "sizes") + field(7, varint(4) + varint(-1) + varint(2))
+    factor = field(2, FLOAT32) + field(9, struct.pack("<f", 1.5))
+    attributes = [
+        field(1, "pads") + field(8, 1) + field(8, -2),
+        field(1, "strides") + field(8, varint(2) + varint(300)),
+        field(1, "group") + field(3, 8),
+        field(1, "mode") + field(4, "linear"),
+        field(1, "value") + field(5, factor),
+        field(1, "alpha") + varint(2 << 3 | 5) + bytes(4),
+    ]
+    node = field(1, "a") + field(1, "") + field(2, "y") + field(3, "n") + field(4, "Resize")
+    between = field(13, value_info("a", FLOAT16, 1, "N"))
+    path = write(model(graph(field(1, node + b"".join(field(5, a) for a in attributes)), field(5, sizes), between)))
+    found = read_graph(path)
+    assert [n.op for n in found.nodes] == ["Conv", "DequantizeLinear", "com.microsoft::Fused", "Resize"]
+    assert found.nodes[0] == Node("", "Conv", ("image",), ("x",), {})
+    value = Constant("float32", (), (1.5,))
+    told = {"pads": (1, -2), "strides": (2, 300), "group": 8, "mode": "linear", "value": value}
+    assert found.nodes[-1] == Node("n", "Resize", ("a", ""), ("y",), told)
+    assert found.constants["sizes"] == Constant("int64", (3,), (4, -1, 2))
+    assert found.constants["w"] == Constant("float32", (2, 3), (0.0,) * 6)
+    assert found.tensors["a"] == TensorInfo("a", "float16", (1, "N"))
+    assert found.tensors["image"].shape == ("N", 4, 6, 3)
+
+
+def test_numbers_that_are_cut_are_damage(write):
+    cut = field(1, "value") + field(5, field(2, FLOAT32) + field(9, bytes(3)))
+    path = write(model(graph(field(1, field(4, "Constant") + field(5, cut)))))
+    with pytest.raises(ModelError, match="is damaged: the numbers at byte"):
+        read_graph(path)
 
 
 def test_no_card_is_none(write):
@@ -394,6 +429,7 @@ def test_fuzz(write):
         path = write(bytes(data))
         try:
             card_from_onnx(path)
+            precision_of(read_graph(path))
             outcomes["read"] += 1
         except ModelError:
             outcomes["refused"] += 1
