@@ -29,10 +29,15 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing or is no image that OpenCV can decode.
     """
+    path = Path(path)
+    return image_from_bytes(_bytes_of(path), path)
+
+
+def image_from_bytes(data: NDArray[np.uint8], origin: str | Path) -> NDArray[np.uint8]:
+    """``read_image`` for the bytes of a file; ``origin`` names it in errors."""
     import cv2
 
-    path = Path(path)
-    return _decode(_bytes_of(path), path, cv2.IMREAD_COLOR)
+    return _decode(data, origin, cv2.IMREAD_COLOR)
 
 
 def read_mask(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -41,24 +46,28 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, cannot be decoded, or is not a single-channel image of up to 8 bits.
     """
+    path = Path(path)
+    return mask_from_bytes(_bytes_of(path), path)
+
+
+def mask_from_bytes(data: NDArray[np.uint8], origin: str | Path) -> NDArray[np.uint8]:
+    """``read_mask`` for the bytes of a file; ``origin`` names it in errors."""
     import cv2
 
-    path = Path(path)
-    data = _bytes_of(path)
     bits = 8
     if _is_png(data.data) and _is_whole(data.data):
         bits, kind = int(data[24]), int(data[25])
         if kind == _PNG_PALETTE:
             data = _grey_from_palette_png(data.data)
-    mask = _decode(data, path, cv2.IMREAD_UNCHANGED)
+    mask = _decode(data, origin, cv2.IMREAD_UNCHANGED)
     if mask.ndim != 2:
         raise DataError(
-            f"The mask {path} has {mask.shape[2]} channels, not one: it holds colours instead of class ids",
+            f"The mask {origin} has {mask.shape[2]} channels, not one: it holds colours instead of class ids",
             "turn colours into ids with `edgeseg data convert --format colors`, or write single-channel 8-bit PNGs",
         )
     if mask.dtype != np.uint8:
         raise DataError(
-            f"The mask {path} is {mask.dtype}, not of 8 bits", "write class ids as a single-channel 8-bit PNG"
+            f"The mask {origin} is {mask.dtype}, not of 8 bits", "write class ids as a single-channel 8-bit PNG"
         )
     # OpenCV spreads the values of fewer bits over 0..255.
     return mask if bits == 8 else mask // np.uint8(255 // (2**bits - 1))
@@ -91,7 +100,7 @@ def _bytes_of(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"Cannot read {path} ({reason})", "check the path and its permissions") from error
 
 
-def _decode(data: NDArray[np.uint8], path: Path, flag: int) -> NDArray[np.uint8]:
+def _decode(data: NDArray[np.uint8], origin: str | Path, flag: int) -> NDArray[np.uint8]:
     import cv2
 
     # Looked at first, because some versions of OpenCV make a picture of the part that is there, and libpng
@@ -103,7 +112,9 @@ def _decode(data: NDArray[np.uint8], path: Path, flag: int) -> NDArray[np.uint8]
         except cv2.error:
             image = None
     if image is None:
-        raise DataError(f"{path} is not an image that can be decoded", "replace or remove the file; it may be cut off")
+        raise DataError(
+            f"{origin} is not an image that can be decoded", "replace or remove the file; it may be cut off"
+        )
     result: NDArray[np.uint8] = image
     return result
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train a network on a data set",
     "eval": "score a model on a data set",
     "export": "turn a checkpoint into a model file",
+    "verify": "check that a model computes here what it computed where it was made",
     "info": "show what a model file says about itself",
     "doctor": "show what of this machine edgeseg can use, and what is missing",
 }

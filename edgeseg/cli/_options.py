@@ -19,6 +19,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=filled, metavar="FILE", help="model file or bundled name (default: the bundled model)"
     )
+    add_engine_arguments(parser)
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """The same without ``--model``."""
     parser.add_argument("--backend", default="auto", metavar="NAME", help="auto, openvino or onnxruntime")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads for one inference")
     parser.add_argument("--imgsz", type=positive, nargs=2, metavar=("H", "W"), help="input height and width")

@@ -74,6 +74,8 @@ FLAGS = {
         "--checkpoint", "--out", "--imgsz", "--head", "--opset", "--weights", "--data", "--split", "--tolerance",
         "--notes",
     },
+    "verify": MODEL_FLAGS - {"--model"}
+    | {"--golden", "--min-agreement", "--json", "--make", "--data", "--split"},
     "data": {"--split", "--json", "--sheet", "--format", "--from", "--out", "--classes", "--link"},
     "info": {"--json"},
     "doctor": {"--json"},
