@@ -4,7 +4,8 @@ One drive of the training split, the images whose names begin with ``--hold-out`
 split: val alone is one drive, and choices would fit it. Two kinds of runs, each without choosing an epoch:
 
 - networks, from random weights: 30 epochs;
-- everything else goes on from the run ``base`` for 20 epochs, so that short runs compare what trained networks do.
+- everything else goes on from the run ``base`` (seed 0, weighted cross-entropy) for 20 epochs, so that short runs
+  compare what trained networks do.
 
 A run that has its ``result.json`` is not repeated, so the script can be stopped and started again, with other names
 too. With two cores, two scripts with ``OMP_NUM_THREADS=1`` and different names get more done than one after the other.
@@ -31,18 +32,18 @@ from edgeseg_train.evaluate import evaluate_network
 from edgeseg_train.loop import Trainer
 
 SCRATCH: dict[str, dict[str, Any]] = {
-    "base": {"model": "ddrnet-c16-s4"},
-    "stride-8": {"model": "ddrnet-c16"},
+    "base": {"model": "ddrnet-c16-s4", "loss": "weighted-ce"},
+    "stride-8": {"model": "ddrnet-c16", "loss": "weighted-ce"},
 }
 FROM_BASE: dict[str, dict[str, Any]] = {
-    "control": {},
+    "control": {"loss": "weighted-ce"},
     "ohem": {"loss": "ohem"},
     "ce-dice": {"loss": "ce + 0.5*dice"},
     "ce-lovasz": {"loss": "ce + 0.5*lovasz"},
     "weighted-lovasz": {"loss": "weighted-ce + 0.5*lovasz"},
-    "paste": {"paste": 0.5},
-    "balance": {"balance": 0.5},
-    "cutmix": {"cutmix": 0.5},
+    "paste": {"loss": "weighted-ce", "paste": 0.5},
+    "balance": {"loss": "weighted-ce", "balance": 0.5},
+    "cutmix": {"loss": "weighted-ce", "cutmix": 0.5},
 }
 
 
