@@ -12,6 +12,7 @@ from edgeseg.dataset import DataSet
 from edgeseg.errors import UsageError
 from edgeseg.evaluate import evaluate
 from edgeseg.files import replacing, sha256_of
+from edgeseg.golden import Golden, faithful_engines, golden_from_data, write_golden
 from edgeseg.metrics import Scores
 from edgeseg.segmenter import Segmenter
 from edgeseg_export import parity, to_onnx
@@ -63,8 +64,19 @@ def main(args: argparse.Namespace) -> int:
         if data is not None:
             to_onnx.set_card(model, card)
             to_onnx.write_model(model, unfinished)
+        golden = _golden(unfinished, card, data, args.split)
+    write_golden(golden, out)
     print(f"{out}: {_summary(card, args, out)}")
     return 0
+
+
+def _golden(path: Path, card: ModelCard, data: DataSet | None, split: str) -> Golden:
+    """Frames for `edgeseg verify`, with the class maps of every engine that computes the file as it is written."""
+    with ExitStack() as stack:
+        segmenters = [
+            stack.enter_context(Segmenter(open_backend(path, card, name), card)) for name in faithful_engines(card)
+        ]
+        return golden_from_data(segmenters, data, split)
 
 
 def _out(name: str) -> Path:

@@ -141,3 +141,12 @@ def test_int8_for_tensorrt_is_expected_of_onnx_runtime(copied):
     assert cli.main(["verify", str(copied), "--make"]) == 0
     assert golden_of(copied).masks_from.startswith("onnxruntime ")
     assert golden_of(copied).min_agreement == 0.98
+
+
+def test_export_stores_golden_frames_beside_the_model(checkpoint_path, labelled_data, tmp_path):
+    path = tmp_path / "model.onnx"
+    export = ["export", "--checkpoint", str(checkpoint_path), "--data", str(labelled_data), "--out", str(path)]
+    assert cli.main(export) == 0
+    assert golden_of(path).frames_from == f"{labelled_data.parent.name}, val"
+    assert {frame.shape for frame in golden_of(path).frames} == {(64, 96, 3)}
+    assert cli.main(["verify", str(path), "--backend", "onnxruntime"]) == 0
