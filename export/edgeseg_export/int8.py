@@ -2,51 +2,75 @@
 
 How to use it::
 
-    ranges = collect_ranges(model, calibration, "minmax")       # once for each method: seconds to minutes
-    small = quantize(model, ranges, target="cpu")               # about a second; again after each step of repair
-    better = quantize(model, ranges, target="cpu", keep=group.nodes)
+    activations = measure(model, calibration)                    # runs the images: seconds to minutes
+    small = quantize(model, activations.ranges("minmax"), target="cpu")    # about a second
+    other = quantize(model, activations.ranges("mse"), target="cpu", keep=group.nodes)
 
-None of them changes ``model``. All of them accept weights stored as float16.
+None of them changes ``model``; all accept weights stored as float16.
+
+The forms differ in where the pairs stand. The CPU engines run a node in 8 bits when pairs stand before and behind
+it, with unsigned activations and signed weights. TensorRT wants pairs on the inputs of convolutions alone,
+symmetric ones, and on the skip input of a residual addition, which it then fuses into the convolution.
+
+The pairs are placed here and not by ONNX Runtime's quantiser or ModelOpt. The former leaves normalisations that
+stand before a convolution in float32, around which both CPU engines convert back and forth; and what it makes of
+a Concat ends the whole process in OpenVINO 2026.4. The latter places what is placed here for TensorRT, but for
+opset 19 and above only, and with ranges of two methods.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
-from onnx import ModelProto
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
+from edgeseg.errors import ModelError, UsageError, nearest
 from edgeseg_export.calibration import CalibrationSet
+from edgeseg_export.onnx_graph import (
+    Edges,
+    attributes,
+    check_names,
+    drop_unused_weights,
+    float_form,
+    opset_of,
+    replace_nodes,
+    with_opset,
+)
+from edgeseg_export.ranges import METHODS, Activations, Ranges
+
+__all__ = [
+    "METHODS", "OPSETS", "TARGETS", "Group", "Ranges", "collect_ranges", "measure", "quantizable_groups", "quantize",
+]  # fmt: skip
 
 TARGETS = ("cpu", "tensorrt")
-METHODS = ("minmax", "entropy", "percentile", "mse")
 
+OPSETS = (13, 21)
+"""The oldest opset with a scale for each channel of a weight, and the newest that engines were tried with."""
 
-@dataclass(frozen=True)
-class Ranges:
-    """The range of every activation, by tensor name, as one method found it. Plain numbers: fit for JSON.
+_ACTIVATIONS = frozenset({"Relu", "Clip"})
+_FUSED = _ACTIVATIONS | {"BatchNormalization", "Add"}
+_CPU_OPERATORS = frozenset({"Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool"})
 
-    Attributes:
-        method: one of ``METHODS``.
-        images: number of images it was measured on.
-        unsigned: lowest and highest value for an asymmetric 8-bit code (target "cpu").
-        symmetric: largest magnitude for a symmetric 8-bit code (target "tensorrt").
-    """
+_MIN_TENSORRT_CHANNELS = 16
+"""TensorRT's INT8 kernels gain nothing on narrower convolutions."""
 
-    method: str
-    images: int
-    unsigned: Mapping[str, tuple[float, float]]
-    symmetric: Mapping[str, float]
+_MIN_CPU_CHANNELS = 4
+"""A narrower convolution normalises pixels: nothing to gain, and the first place to lose accuracy."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain dicts and lists."""
-        raise NotImplementedError
+_MIN_SCALE = 1e-6
+"""Of activations that are always 0. A float16 holds it."""
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Ranges:
-        """The reverse of ``to_dict``."""
-        raise NotImplementedError
+_BIAS_ROOM = 2.0**30
+_DQ_WEIGHTS_OPSET = 19
+"""TensorRT 8.x, which reads up to opset 17, wants weights as float32 before a Q/DQ pair; later ones take bytes."""
+
+_Code = tuple[Any, Any]
+"""Scale and zero point: numpy scalars, or arrays with one for each channel."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +78,7 @@ class Group:
     """Nodes that engines fuse into one kernel: what repair keeps in higher precision as a whole.
 
     Attributes:
-        name: of its convolution, or of its only node.
+        name: of its convolution, or of one of its nodes.
         nodes: names of its nodes in the source graph, for ``keep``.
         macs: multiply-accumulates for one image.
     """
@@ -64,20 +88,32 @@ class Group:
     macs: int
 
 
-def collect_ranges(model: ModelProto, calibration: CalibrationSet, method: str = "minmax") -> Ranges:
-    """Measure the range of every activation that ``quantize`` may quantise. Memory does not grow with the images.
+def measure(model: ModelProto, calibration: CalibrationSet) -> Activations:
+    """Run images through a network and note the activations that ``quantize`` may quantise, for any target.
 
     Args:
-        model: a float32 graph; see ``quantize``.
+        model: a float32 graph; it is not changed.
         calibration: real images.
-        method: one of ``METHODS``.
 
     Raises:
-        UsageError: another method.
         ModelError: see ``quantize``; or an activation is NaN or infinite.
         DataError: an image cannot be read.
     """
-    raise NotImplementedError
+    plain = float_form(model)
+    names = set[str]()
+    for target in TARGETS:
+        form = _form_for(plain, target)
+        edges = Edges(form)
+        reads, results = _paired(form, edges, target, _quantizable(form, edges, target))
+        names |= results | {tensor for _, tensor in reads}
+    return Activations(plain, names, calibration)
+
+
+def collect_ranges(model: ModelProto, calibration: CalibrationSet, method: str = "minmax") -> Ranges:
+    """Measure the ranges of one of ``METHODS``. For several, ``measure`` once; errors as there and in ``ranges``."""
+    if method not in METHODS:
+        raise UsageError(f"There is no calibration method '{method}'", nearest(method, METHODS))
+    return measure(model, calibration).ranges(method)
 
 
 def quantize(
@@ -87,23 +123,268 @@ def quantize(
 
     Args:
         model: a float32 graph with fixed shapes; it is not changed.
-        ranges: from ``collect_ranges`` on the same model.
-        target: "cpu": U8S8, fused by ONNX Runtime and OpenVINO. "tensorrt": symmetric S8 on inputs and weights.
+        ranges: of the same model.
+        target: "cpu": U8S8, fused by ONNX Runtime and OpenVINO. "tensorrt": symmetric S8 on the inputs and the
+            weights of convolutions, and on the skip input of residual additions.
         keep: names of nodes that stay float32, usually of whole ``Group``s.
-        opset: of the result; None keeps the model's.
+        opset: of the result; None keeps the model's. TensorRT 8.x reads up to 17.
 
     Raises:
-        UsageError: another target, or ``keep`` names a node that is not there.
+        UsageError: another target, an opset outside ``OPSETS``, ``keep`` names a node that is not there, or the
+            ranges are of another model.
         ModelError: the graph is quantised already, holds an operator that cannot be handled (named with its
-            node), keeps data outside the file, or has an opset that the target cannot take.
+            node), keeps data outside the file, has no convolution, or cannot be brought to the opset.
     """
-    raise NotImplementedError
+    if target not in TARGETS:
+        raise UsageError(f"There is no target '{target}'", nearest(target, TARGETS))
+    plain = float_form(model)
+    check_names(plain, keep)
+    opset = opset_of(plain) if opset is None else opset
+    if not OPSETS[0] <= opset <= OPSETS[1]:
+        raise UsageError(f"INT8 is not written in opset {opset}", f"give --opset from {OPSETS[0]} to {OPSETS[1]}")
+    small = _form_for(with_opset(plain, opset), target)
+    edges = Edges(small)
+    possible = _quantizable(small, edges, target)
+    if not possible:
+        raise ModelError("The graph has no convolution that INT8 could make faster", "export it as fp16")
+    quantized = possible.difference(keep)
+    reads, results = _paired(small, edges, target, quantized)
+    codes = {name: _activation_code(name, ranges, target) for name in sorted(results | {name for _, name in reads})}
+    graph, nodes = small.graph, list[NodeProto]()
+    for name in (value.name for value in graph.input if value.name in codes):
+        nodes += _pair(graph, name, name, codes[name])
+    for node in graph.node:
+        scale = codes[node.input[0]][0] if node.name in quantized and node.op_type == "Conv" else None
+        for index, name in enumerate(node.input):
+            if name in results or (node.name, name) in reads:
+                node.input[index] = f"{name}_dequantized"
+        if scale is not None:
+            nodes += _quantize_weights(graph, node, edges.weights, scale, target, opset)
+        nodes.append(node)
+        for name in (output for output in node.output if output in codes):
+            nodes += _pair(graph, name, name, codes[name])
+    replace_nodes(small, nodes)
+    drop_unused_weights(small)
+    return small
 
 
 def quantizable_groups(model: ModelProto) -> list[Group]:
-    """The groups of a graph in its order, each with at least one node that ``quantize`` would quantise.
+    """The groups of a graph in its order, each with at least one node that ``quantize`` may quantise.
+
+    A convolution takes along the activation, normalisation and residual addition that alone read its output;
+    where two convolutions meet in an addition, the later one takes it, as engines do. Nodes without a convolution
+    before them, such as a normalisation of the input, go with the node that alone reads them.
 
     Raises:
         ModelError: see ``quantize``.
     """
-    raise NotImplementedError
+    plain = float_form(model)
+    edges = Edges(plain)
+    first: dict[str, NodeProto] = {}
+    for node in plain.graph.node:
+        first[node.name] = _fused_into(node, edges, first) or node
+    for node in reversed(plain.graph.node):
+        reader = edges.only_reader(node.output[0])
+        if first[node.name].op_type != "Conv" and reader is not None:
+            first[node.name] = first[reader.name]
+    members: dict[str, list[NodeProto]] = {}
+    for node in plain.graph.node:
+        members.setdefault(first[node.name].name, []).append(node)
+    possible = set[str]()
+    for target in TARGETS:
+        form = _form_for(plain, target)
+        possible |= _quantizable(form, Edges(form), target)
+    return [
+        Group(name, tuple(node.name for node in nodes), sum(_macs(node, edges) for node in nodes))
+        for name, nodes in members.items()
+        if possible.intersection(node.name for node in nodes)
+    ]
+
+
+def _fused_into(node: NodeProto, edges: Edges, first: Mapping[str, NodeProto]) -> NodeProto | None:
+    """The convolution whose group a node joins, or None."""
+    if node.op_type not in _FUSED:
+        return None
+    before = [
+        first[edges.producer[name].name]
+        for name in edges.activations(node)
+        if name in edges.producer and edges.only_reader(name) is not None
+    ]
+    convolutions = [root for root in before if root.op_type == "Conv"]
+    return max(convolutions, key=lambda root: edges.position[root.name], default=None)
+
+
+def _macs(node: NodeProto, edges: Edges) -> int:
+    if node.op_type != "Conv" or node.input[1] not in edges.weights:
+        return 0
+    return prod(side or 1 for side in edges.shapes[node.output[0]][1:]) * prod(edges.weights[node.input[1]].shape[1:])
+
+
+def _quantizable(model: ModelProto, edges: Edges, target: str) -> set[str]:
+    """Names of the nodes that a target can run in 8 bits."""
+    return {node.name for node in model.graph.node if _is_quantizable(node, edges, target)}
+
+
+def _is_quantizable(node: NodeProto, edges: Edges, target: str) -> bool:
+    if not edges.floats.issuperset(edges.activations(node)):
+        return False
+    if node.op_type == "Conv":
+        return node.input[1] in edges.weights and _is_wide(edges.weights[node.input[1]].shape, target)
+    if target == "tensorrt":
+        return _skip_input(node, edges) is not None
+    return node.op_type in _CPU_OPERATORS and len(edges.activations(node)) == len(node.input)
+
+
+def _is_wide(weight: tuple[int, ...], target: str) -> bool:
+    outputs, inputs_per_group = weight[:2]
+    if target == "cpu":
+        return max(outputs, inputs_per_group) >= _MIN_CPU_CHANNELS
+    # Depthwise: as many inputs as outputs, whatever the weight's second axis says.
+    inputs = inputs_per_group if inputs_per_group > 1 else outputs
+    return min(outputs, inputs) >= _MIN_TENSORRT_CHANNELS
+
+
+def _skip_input(node: NodeProto, edges: Edges) -> str | None:
+    """The input of a residual addition that is not the convolution TensorRT fuses it into; None if there is none."""
+    if node.op_type != "Add":
+        return None
+    inputs = edges.activations(node)
+    convolutions = [
+        name
+        for name in inputs
+        if name in edges.producer
+        and edges.producer[name].op_type in ("Conv", "BatchNormalization")
+        and edges.only_reader(name) is not None
+    ]
+    if len(inputs) != 2 or not convolutions:
+        return None
+    inputs.remove(max(convolutions, key=lambda name: edges.position[edges.producer[name].name]))
+    return inputs[0]
+
+
+def _paired(
+    model: ModelProto, edges: Edges, target: str, quantized: Collection[str]
+) -> tuple[set[tuple[str, str]], set[str]]:
+    """Where pairs stand: node and tensor where it alone reads through one, and tensors that all read through one."""
+    reads, results = set[tuple[str, str]](), set[str]()
+    needed = set[str]()
+    for node in reversed(model.graph.node):
+        if node.name in quantized:
+            inputs = edges.activations(node)
+            if target == "tensorrt" and node.op_type == "Add":
+                inputs = [name for name in inputs if name == _skip_input(node, edges)]
+            reads |= {(node.name, name) for name in inputs}
+            # What no 8-bit node reads any more, the logits above all, stays as it comes.
+            if target == "cpu" and node.output[0] in needed:
+                results.add(_behind_activation(node.output[0], edges))
+        if node.name in quantized or needed.intersection(node.output):
+            needed.update(edges.activations(node))
+    return reads, results
+
+
+def _behind_activation(tensor: str, edges: Edges) -> str:
+    reader = edges.only_reader(tensor)
+    return reader.output[0] if reader is not None and reader.op_type in _ACTIVATIONS else tensor
+
+
+def _activation_code(name: str, ranges: Ranges, target: str) -> _Code:
+    try:
+        if target == "tensorrt":
+            return np.float32(max(ranges.symmetric[name] / 127, _MIN_SCALE)), np.int8(0)
+        low, high = ranges.unsigned[name]
+    except KeyError as error:
+        raise UsageError(f"The ranges do not hold '{name}'", "measure them on the same model") from error
+    scale = np.float32(max((high - low) / 255, _MIN_SCALE))
+    return scale, np.uint8(np.clip(np.rint(-low / scale), 0, 255))
+
+
+def _pair(graph: GraphProto, source: str, name: str, code: _Code) -> list[NodeProto]:
+    """A pair behind ``source``, from which ``{name}_dequantized`` comes; stores its scale and zero point."""
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(values), f"{name}_{what}")
+        for values, what in zip(code, ("scale", "zero_point"), strict=True)
+    )
+    per_channel = {"axis": 0} if code[0].ndim else {}
+    steps = (("QuantizeLinear", source, "quantized"), ("DequantizeLinear", f"{name}_quantized", "dequantized"))
+    return [
+        helper.make_node(
+            operator, [tensor, f"{name}_scale", f"{name}_zero_point"], [f"{name}_{result}"], f"{name}_{result}",
+            **per_channel,
+        )
+        for operator, tensor, result in steps
+    ]  # fmt: skip
+
+
+def _quantize_weights(
+    graph: GraphProto, conv: NodeProto, weights: Mapping[str, NDArray[Any]], input_scale: Any, target: str, opset: int
+) -> list[NodeProto]:
+    """Let a convolution read its weight, and on the CPU its bias, through DQ; the nodes that this takes."""
+    weight = weights[conv.input[1]]
+    bias = weights.get(conv.input[2]) if len(conv.input) > 2 else None
+    scale = np.abs(weight).reshape(len(weight), -1).max(1) / 127
+    if bias is not None:
+        # In a channel with tiny weights the bias would need more than 32 bits.
+        scale = np.maximum(scale, np.abs(bias) / (input_scale * _BIAS_ROOM))
+    scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
+    name = f"{conv.name}_weight"
+    nodes = _pair(graph, conv.input[1], name, (scale, np.zeros(len(scale), np.int8)))
+    conv.input[1] = f"{name}_dequantized"
+    if target == "cpu" or opset >= _DQ_WEIGHTS_OPSET:
+        codes = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
+        graph.initializer.append(numpy_helper.from_array(codes, f"{name}_quantized"))
+        nodes = nodes[1:]
+    if target == "cpu" and bias is not None:
+        name, bias_scale = f"{conv.name}_bias", (scale * input_scale).astype(np.float32)
+        nodes += _pair(graph, "", name, (bias_scale, np.zeros(len(scale), np.int32)))[1:]
+        codes = np.rint(bias / bias_scale.astype(np.float64)).astype(np.int32)
+        graph.initializer.append(numpy_helper.from_array(codes, f"{name}_quantized"))
+        conv.input[2] = f"{name}_dequantized"
+    return nodes
+
+
+def _form_for(model: ModelProto, target: str) -> ModelProto:
+    """A copy that computes the same with operators that a target has 8-bit kernels for; names of nodes stay.
+
+    On the CPU, normalisations and averages over zero padding become depthwise convolutions. The engines have no
+    8-bit kernel for the former. OpenVINO moves the zero point of 8-bit codes behind the latter, where the padding
+    is no zero any more.
+    """
+    form = ModelProto()
+    form.CopyFrom(model)
+    if target != "cpu":
+        return form
+    edges = Edges(model)
+    for node in form.graph.node:
+        weight, bias, settings = _as_depthwise(node, edges)
+        if weight is None:
+            continue
+        stored = (
+            {f"{node.name}_kernel": weight}
+            if bias is None
+            else {f"{node.name}_kernel": weight, f"{node.name}_shift": bias}
+        )
+        form.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items())
+        node.CopyFrom(
+            helper.make_node(
+                "Conv", [node.input[0], *stored], list(node.output), node.name,
+                group=len(weight), kernel_shape=weight.shape[2:], **settings,
+            )
+        )  # fmt: skip
+    return form
+
+
+def _as_depthwise(node: NodeProto, edges: Edges) -> tuple[NDArray[Any] | None, NDArray[Any] | None, dict[str, Any]]:
+    """Weight, bias and attributes of the depthwise convolution that a node is; None, None where it is none."""
+    settings = attributes(node)
+    shape = edges.shapes.get(node.input[0], ()) if node.input else ()
+    if node.op_type == "BatchNormalization" and len(shape) == 4:
+        scale, shift, mean, variance = (edges.weights[name].astype(np.float64) for name in node.input[1:5])
+        factor = scale / np.sqrt(variance + settings.get("epsilon", 1e-5))
+        return factor.reshape(-1, 1, 1, 1), shift - mean * factor, {}
+    padded = settings.get("count_include_pad") and any(settings.get("pads", ())) and not settings.get("ceil_mode")
+    if node.op_type == "AveragePool" and len(shape) == 4 and padded:
+        height, width = settings["kernel_shape"]
+        channels = shape[1] or 1
+        weight = np.full((channels, 1, height, width), 1 / (height * width))
+        return weight, None, {key: settings[key] for key in ("strides", "pads", "dilations") if key in settings}
+    return None, None, {}
