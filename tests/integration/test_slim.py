@@ -30,6 +30,12 @@ def test_leaves_the_training_state_out(checkpoint_path: Path) -> None:
     assert {v.dtype for v in kept["weights"].values()} == {torch.float16, torch.int64}
 
 
+def test_keeps_no_folder_of_the_machine(checkpoint_path: Path) -> None:
+    config = {"data": "/home/me/camvid/data.yaml", "out": "runs/a", "init_from": "", "epochs": 3}
+    kept = slim.slim_from_checkpoint({**checkpoints.load(checkpoint_path), "config": config})
+    assert kept["config"] == {"data": "data.yaml", "out": "a", "init_from": "", "epochs": 3}
+
+
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert slim.main(["only-one.pt"]) == 2
     assert slim.main([str(tmp_path / "none.pt"), str(tmp_path / "out.pt")]) == 2

@@ -1,17 +1,22 @@
 """A checkpoint for keeping: ``python -m edgeseg_train.slim best.pt small.pt``.
 
 Weights become float16 and the training state is left out: a quarter of the memory of a ``last.pt``, half that of a
-``best.pt``. It exports, evaluates and fine-tunes like any other.
+``best.pt``. It exports, evaluates and fine-tunes like any other. Of the paths in its configuration only the names stay.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import torch
 
 from edgeseg.errors import EdgesegError, UsageError
 from edgeseg_train import checkpoint as checkpoints
+
+
+PATHS = ("data", "out", "init_from", "teacher")
+"""Fields of the configuration that name files, whose folders are nobody's business elsewhere."""
 
 
 def slim_from_checkpoint(checkpoint: checkpoints.Checkpoint) -> checkpoints.Checkpoint:
@@ -25,7 +30,9 @@ def slim_from_checkpoint(checkpoint: checkpoints.Checkpoint) -> checkpoints.Chec
         if not torch.isfinite(value.float()).all():
             raise UsageError(f"The weight '{name}' does not fit float16", "keep the checkpoint as it is")
     kept = {k: v for k, v in checkpoint.items() if k not in ("state", "schema")}
-    return {**kept, "weights": weights}
+    config = checkpoint.get("config", {})
+    names = {k: Path(config[k]).name for k in PATHS if k in config}
+    return {**kept, "weights": weights, "config": {**config, **names}}
 
 
 def main(argv: list[str]) -> int:
