@@ -14,7 +14,6 @@ import torch
 from edgeseg.errors import EdgesegError, UsageError
 from edgeseg_train import checkpoint as checkpoints
 
-
 PATHS = ("data", "out", "init_from", "teacher")
 """Fields of the configuration that name files, whose folders are nobody's business elsewhere."""
 
