@@ -76,13 +76,10 @@ def train_and_score(name: str, seed: int, data_yaml: Path, out: Path) -> dict[st
         return found
     length: dict[str, Any] = {"epochs": 30}
     if name in FROM_BASE:
-        train_and_score("base", seed, data_yaml, out)
+        train_and_score("base", 0, data_yaml, out)
         length = {
-            "epochs": 20,
-            "lr": 5e-4,
-            "model": "ddrnet-c16-s4",
-            "init_from": str(out / f"base-{seed}" / "last.pt"),
-        }
+            "epochs": 20, "lr": 5e-4, "model": "ddrnet-c16-s4", "init_from": str(out / "base-0" / "last.pt"),
+        }  # fmt: skip
     changed = {**SCRATCH, **FROM_BASE}[name]
     config = TrainConfig(
         data=str(data_yaml), out=str(run), seed=seed, train_split="fit", val_split="holdout", workers=0,
