@@ -71,13 +71,13 @@ class Repair:
     Attributes:
         chosen: the candidate that is accurate enough; None where none was.
         trail: every measurement, in order.
-        gains: by group, the most sensitive first: by how much leaving it alone in higher precision brings the
-            network nearer to float32, as a share of the whole distance. Empty where no group had to be ranked.
+        costs: by group, the most sensitive first: how far from float32 it takes the network alone in INT8, as a share
+            of how far all of them take it. Empty where no group had to be ranked.
     """
 
     chosen: Candidate | None
     trail: tuple[Step, ...]
-    gains: dict[str, float]
+    costs: dict[str, float]
 
 
 def repair(
@@ -92,8 +92,9 @@ def repair(
 ) -> Repair:
     """Search for the INT8 form with the fewest groups in higher precision that loses at most ``max_drop``.
 
-    First every calibration method is measured. Where none is enough, the groups are ranked under the best one: by
-    ``distance`` with each of them left out alone, the first ``VERIFIED`` then by mIoU. They are kept in that order,
+    First every calibration method is measured. Where none is enough, the groups are ranked under the best one, by
+    ``distance`` with each of them alone in INT8: leaving each out alone would show nothing where two groups share a
+    tensor that eight bits cannot hold. The first ``VERIFIED`` are then ordered by mIoU. They are kept in that order,
     one more, then half as many more at each step; between the last number that was too few and the first that is
     enough, the number is halved down.
 
@@ -124,12 +125,13 @@ def repair(
     if enough(best, by_method[best]):
         return Repair(best, tuple(trail), {})
 
-    gains = _gains(best, groups, distance)
-    alone = {
-        group: measured("alone", Candidate(best.method, (group,))).miou for group in list(gains)[:VERIFIED]
-    }  # fmt: skip
-    order = sorted(alone, key=lambda group: -alone[group]) + list(gains)[VERIFIED:]
-    gains = {group: gains[group] for group in order}
+    alone = {group: Candidate(best.method, tuple(g for g in groups if g != group)) for group in groups}
+    whole = max(distance(best), 1e-12)
+    costs = {group: distance(candidate) / whole for group, candidate in alone.items()}
+    order = sorted(groups, key=lambda group: -costs[group])
+    drops = {group: measured(f"only {group} in int8", alone[group]).drop for group in order[:VERIFIED]}
+    order[:VERIFIED] = sorted(drops, key=lambda group: -drops[group])
+    costs = {group: costs[group] for group in order}
 
     def keeps_enough(count: int) -> bool:
         candidate = Candidate(best.method, tuple(order[:count]))
@@ -137,14 +139,7 @@ def repair(
 
     count = _fewest(len(order) - 1, max_steps, keeps_enough)
     chosen = None if count is None else Candidate(best.method, tuple(order[:count]))
-    return Repair(chosen, tuple(trail), gains)
-
-
-def _gains(best: Candidate, groups: Sequence[str], distance: Callable[[Candidate], float]) -> dict[str, float]:
-    """By group, largest first: the share of the distance that goes when the group alone is kept."""
-    whole = distance(best)
-    gains = {group: 1 - distance(Candidate(best.method, (group,))) / max(whole, 1e-12) for group in groups}
-    return dict(sorted(gains.items(), key=lambda item: -item[1]))
+    return Repair(chosen, tuple(trail), costs)
 
 
 def _fewest(most: int, max_steps: int, enough: Callable[[int], bool]) -> int | None:

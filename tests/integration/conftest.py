@@ -95,3 +95,69 @@ def train(tiny_dataset, tmp_path, monkeypatch):
     torch.set_num_threads(1)
     yield run
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def save_colour_model():
+    """``save(path, spread=1.0, classes=...) -> path``: a network that knows the colours of the tiny data set.
+
+    Four convolutions, never trained, from uint8 [1, 64, 96, 3] to logits [1, 3, 16, 24]: ``stem`` shrinks, ``body``
+    passes everything on, ``mix`` all but one channel, which is idle and as large as ``spread`` beside colours of 0 to
+    1, and ``head`` tells the classes from the colours. Eight bits for a tensor cannot hold colours beside an idle
+    channel of 500, so ``head`` is then what repair has to find.
+    """
+    onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
+    import numpy as np
+
+    from edgeseg.card import ModelCard
+
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    block = 4
+    colors = np.array([(40, 40, 200), (60, 200, 60), (220, 90, 40)], np.float32) / 255
+
+    def save(path, spread=1.0, classes=("red", "green", "blue")):
+        rng = np.random.default_rng(0)
+        # As wide as TensorRT's kernels want it; what is not a colour is a mixture that the head does not read.
+        shrink = np.zeros((16, 3, block, block), np.float32)
+        shrink[range(3), range(3)] = 1 / (255 * block**2)
+        shrink[3:] = rng.uniform(0, 0.3, (13, 3, 1, 1)) / (255 * block**2)
+        passing = np.eye(16, dtype=np.float32)[:, :, None, None]
+        mix = passing.copy()
+        mix[15] = 0
+        # The nearest colour c of x: 2 c x - c c is largest.
+        head = np.zeros((3, 16, 1, 1), np.float32)
+        head[:, :3, 0, 0] = 20 * colors
+        weights = {
+            "stem.weight": shrink,
+            "body.weight": passing,
+            "mix.weight": mix,
+            "mix.bias": np.array([0] * 15 + [spread], np.float32),
+            "head.weight": head,
+            "head.bias": -10 * (colors**2).sum(1),
+        }
+        nodes = [
+            helper.make_node("Cast", ["image"], ["float"], "cast", to=onnx.TensorProto.FLOAT),
+            helper.make_node("Transpose", ["float"], ["planes"], "transpose", perm=[0, 3, 1, 2]),
+            helper.make_node("Conv", ["planes", "stem.weight"], ["small"], "stem", strides=[block, block]),
+            helper.make_node("Conv", ["small", "body.weight"], ["same"], "body"),
+            helper.make_node("Relu", ["same"], ["bright"], "relu"),
+            helper.make_node("Conv", ["bright", "mix.weight", "mix.bias"], ["mixed"], "mix"),
+            helper.make_node("Relu", ["mixed"], ["wide"], "relu2"),
+            helper.make_node("Conv", ["wide", "head.weight", "head.bias"], ["logits"], "head"),
+        ]
+        graph = helper.make_graph(
+            nodes, "colours",
+            [helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [1, 64, 96, 3])],
+            [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [1, 3, 64 // block, 96 // block])],
+            [numpy_helper.from_array(value, name) for name, value in weights.items()],
+        )  # fmt: skip
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        card = ModelCard(
+            classes, (64, 96), name="colours", metrics={"test": {"miou": 0.5}}, provenance={"epoch": 3},
+            dataset={"notes": "made by the tests"},
+        )  # fmt: skip
+        helper.set_model_props(model, {"edgeseg": card.to_json()})
+        onnx.save(model, path)
+        return path
+
+    return save

@@ -72,7 +72,8 @@ FLAGS = {
     },
     "export": {
         "--checkpoint", "--out", "--imgsz", "--head", "--opset", "--weights", "--data", "--split", "--tolerance",
-        "--notes",
+        "--notes", "--onnx", "--precision", "--target", "--eval-split", "--calib-split", "--calib-images",
+        "--calib-seed", "--max-miou-drop", "--repair-steps", "--json",
     },
     "verify": MODEL_FLAGS - {"--model"}
     | {"--golden", "--min-agreement", "--json", "--make", "--data", "--split"},

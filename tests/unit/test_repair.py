@@ -53,7 +53,7 @@ def test_better_calibration_is_all_it_takes():
     network = Network(groups())
     found = network.repair(0.003)
     assert found.chosen == Candidate("entropy")
-    assert found.gains == {}
+    assert found.costs == {}
     assert network.compared == []
     assert [step.purpose for step in found.trail] == ["calibration", "calibration"]
 
@@ -67,20 +67,32 @@ def test_fewest_groups_are_kept(costly):
 
 def test_ranking_is_by_what_a_group_costs():
     costs = {"cheap": 0.001, "dear": 0.02, "free": 0.0, "middling": 0.01}
-    found = Network(costs).repair(0.004)
-    assert list(found.gains) == ["dear", "middling", "cheap", "free"]
-    assert list(found.gains.values()) == sorted(found.gains.values(), reverse=True)
-    assert found.gains["free"] == pytest.approx(0)
+    network = Network(costs)
+    found = network.repair(0.004)
+    assert list(found.costs) == ["dear", "middling", "cheap", "free"]
+    assert list(found.costs.values()) == sorted(found.costs.values(), reverse=True)
     assert found.chosen.kept == ("dear", "middling")
+    assert network.compared[0] == Candidate("entropy")
+    assert Candidate("entropy", ("cheap", "free", "middling")) in network.compared
+
+
+def test_groups_that_share_a_tensor_are_found_together():
+    class Sharing(Network):
+        def drop(self, candidate):
+            return BASE[candidate.method] + (0 if {"g3", "g8"} <= set(candidate.kept) else 0.4)
+
+    found = Sharing(groups()).repair(0.003)
+    assert set(found.chosen.kept) == {"g3", "g8"}
 
 
 def test_order_at_the_head_is_by_miou_where_the_cheap_ranking_errs():
     class Misjudged(Network):
         def distance(self, candidate):
-            return super().distance(candidate) - (0.0001 if "g5" in candidate.kept else 0)
+            return super().distance(candidate) + (0.1 if "g5" not in candidate.kept else 0)
 
     network = Misjudged(groups(2, cost=0.0001))
     found = network.repair(0.00205)
+    assert next(iter(found.costs)) == "g2"
     assert found.chosen.kept == ("g2",)
 
 
@@ -118,7 +130,7 @@ def test_what_passes_on_the_subset_must_pass_on_all_images():
 def test_network_of_one_group_has_nothing_to_keep():
     found = Network({"only": 0.05}).repair(0.003)
     assert found.chosen is None
-    assert [step.purpose for step in found.trail] == ["calibration", "calibration", "alone"]
+    assert [step.purpose for step in found.trail] == ["calibration", "calibration", "only only in int8"]
 
 
 def test_a_step_is_plain_data():
