@@ -1,18 +1,52 @@
-"""Which images make which step of an epoch, and their loading."""
+"""What training is fed: the images of a split, which of them make which step, and their loading."""
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from edgeseg.dataset import DataSet
+from edgeseg.errors import UsageError
+from edgeseg_train.config import TrainConfig
 from edgeseg_train.data import TrainingSplit
 
 Step = list[list[int]]
 """The batches of one optimiser step, each the indices of its images in the split."""
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def training_split(config: TrainConfig, data: DataSet, processes: int) -> TrainingSplit:
+    """The split that is trained on, read once.
+
+    Raises:
+        UsageError: it has a single image, or a batch does not divide among the processes.
+        DataError: it is missing or empty, or a file is not what it should be (named).
+    """
+    split = TrainingSplit(data, config)
+    if len(split) < 2:
+        raise UsageError(
+            f"The split '{config.train_split}' has one image, a step needs at least 2 (batch normalisation)",
+            "add images to the split",
+        )
+    batch = min(config.batch, len(split))
+    if batch % processes:
+        raise UsageError(
+            f"A batch of {batch} images does not divide among {processes} processes",
+            f"give --batch a multiple of {processes}",
+        )
+    return split
 
 
 def steps_of_epoch(images: int, batch: int, accumulate: int, *, seed: int, epoch: int) -> list[Step]:

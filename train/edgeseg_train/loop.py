@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -16,15 +15,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from edgeseg.dataset import DataSet
-from edgeseg.errors import UsageError
 from edgeseg.files import write_text
 from edgeseg.metrics import Scores
 from edgeseg_train import checkpoint as checkpoints
 from edgeseg_train import losses, run_state
-from edgeseg_train.batches import Step, load_batches, steps_of_epoch
+from edgeseg_train.batches import Step, load_batches, seed_everything, steps_of_epoch, training_split
 from edgeseg_train.board import Board
 from edgeseg_train.config import TrainConfig
-from edgeseg_train.data import TrainingSplit, check_split
+from edgeseg_train.data import check_split
 from edgeseg_train.deploy import IMAGENET_MEAN, IMAGENET_STD
 from edgeseg_train.device import device_named
 from edgeseg_train.distill import Teacher, distillation_loss
@@ -78,7 +76,7 @@ class Trainer:
         if config.init_from and not resume:
             self.initial = load_initial(network, config.model, data.classes, config.init_from)
         self.teacher = Teacher(config.teacher, data, self.device) if config.teacher else None
-        self.split = _training_split(config, data, self.processes)
+        self.split = training_split(config, data, self.processes.count)
         if config.val_split != config.train_split:
             check_split(data, config.val_split)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
@@ -256,26 +254,3 @@ class Trainer:
         if is_best:
             checkpoints.save(facts, self.out / "best.pt")
         checkpoints.save({**facts, "state": run_state.state_of(self)}, self.out / "last.pt")
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def _training_split(config: TrainConfig, data: DataSet, processes: Processes) -> TrainingSplit:
-    split = TrainingSplit(data, config)
-    if len(split) < 2:
-        raise UsageError(
-            f"The split '{config.train_split}' has one image, a step needs at least 2 (batch normalisation)",
-            "add images to the split",
-        )
-    batch = min(config.batch, len(split))
-    if batch % processes.count:
-        raise UsageError(
-            f"A batch of {batch} images does not divide among {processes.count} processes",
-            f"give --batch a multiple of {processes.count}",
-        )
-    return split
