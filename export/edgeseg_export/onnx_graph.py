@@ -14,8 +14,9 @@ from onnx.external_data_helper import uses_external_data
 from edgeseg.errors import ModelError, UsageError
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
-_QUANTIZED = frozenset({
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv",
+_PAIRS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_QUANTIZED = _PAIRS | frozenset({
+    "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv",
     "QLinearMatMul",
 })  # fmt: skip
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
@@ -60,10 +61,14 @@ class Edges:
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
 
-def float_form(model: ModelProto) -> ModelProto:
+def float_form(model: ModelProto, *, allow_pairs: bool = False) -> ModelProto:
     """A copy with every weight a float32 initializer and a name for every node.
 
     Weights that ``to_onnx.with_half_weights`` stored as float16 come back as float32; names stay.
+
+    Args:
+        model: is not changed.
+        allow_pairs: take a graph with Q/DQ pairs as well.
 
     Raises:
         ModelError: the graph is quantised or in half precision, keeps weights in other files, holds an operator
@@ -74,6 +79,8 @@ def float_form(model: ModelProto) -> ModelProto:
     graph = plain.graph
     if any(uses_external_data(tensor) for tensor in graph.initializer):
         raise ModelError("The graph keeps its weights in other files", "save it as one file, below 2 GB")
+    # Types that are stated between the nodes would contradict those that conversion gives them.
+    del graph.value_info[:]
     _restore_weights(plain)
     names = {node.name for node in graph.node}
     for index, node in enumerate(graph.node):
@@ -82,7 +89,7 @@ def float_form(model: ModelProto) -> ModelProto:
             while node.name in names:
                 node.name += "_"
             names.add(node.name)
-        _check_operator(node)
+        _check_operator(node, _PAIRS if allow_pairs else frozenset())
     if any(tensor.data_type in _FLOATS for tensor in graph.initializer):
         raise ModelError("The graph does not compute in float32", "start from the float32 model")
     return plain
@@ -146,8 +153,8 @@ def _restore_weights(model: ModelProto) -> None:
     drop_unused_weights(model)
 
 
-def _check_operator(node: NodeProto) -> None:
-    if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear"):
+def _check_operator(node: NodeProto, allowed: Collection[str]) -> None:
+    if node.op_type in _QUANTIZED.difference(allowed) or node.op_type.startswith("QLinear"):
         raise ModelError(
             f"The graph is quantised already ({node.op_type} '{node.name}')", "start from the float32 model"
         )
@@ -174,6 +181,7 @@ def with_opset(model: ModelProto, opset: int) -> ModelProto:
             f"The graph cannot be brought from opset {opset_of(model)} to {opset} ({first})",
             f"export the network again with --opset {opset}",
         ) from error
+    del converted.graph.value_info[:]
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
     converted.doc_string, converted.graph.name = model.doc_string, model.graph.name
