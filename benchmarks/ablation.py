@@ -91,7 +91,7 @@ def train_and_score(name: str, seed: int, data_yaml: Path, out: Path) -> dict[st
     trainer.run()
     result: dict[str, Any] = {"name": name, "seed": seed, "changed": changed, "wall_s": time.monotonic() - started}
     for split in ("val", "holdout"):
-        scores = evaluate_network(trainer.average.module.eval(), data, split, config.imgsz, trainer.device)
+        scores = evaluate_network(trainer.average.module.eval(), data, split, config.imgsz, trainer.processes)
         result[split] = {"miou": scores.miou, "iou": scores.iou}
     write_text(run / "result.json", json.dumps(result, indent=1))
     return result
