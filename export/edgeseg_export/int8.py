@@ -150,6 +150,10 @@ def quantize(
     quantized = possible.difference(keep)
     reads, results = _paired(small, edges, target, quantized)
     codes = {name: _activation_code(name, ranges, target) for name in sorted(results | {name for _, name in reads})}
+    for node in small.graph.node:
+        if node.op_type == "MaxPool" and node.name in quantized and node.output[0] in codes:
+            # It only picks values: with the code of its input it stays exact, and engines pick among bytes.
+            codes[node.output[0]] = codes[node.input[0]]
     graph, nodes = small.graph, list[NodeProto]()
     for name in (value.name for value in graph.input if value.name in codes):
         nodes += _pair(graph, name, name, codes[name])

@@ -21,7 +21,7 @@ PERCENTILE = 99.99
 """Share of an activation's values, in per cent, that "percentile" keeps inside the range."""
 
 _BINS = 2048
-_SHRINKS = np.linspace(0.1, 1.0, 91)
+_SHRINKS = np.linspace(1.0, 0.1, 91)
 _UNSIGNED_STEPS, _SYMMETRIC_STEPS = 255, 127
 
 
@@ -116,8 +116,12 @@ class Activations:
 
     def _values(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         input_name = self._session.get_inputs()[0].name
+        computed = [name for name in self._names if name != input_name]
         for tensor in self._calibration:
-            yield from zip(self._names, self._session.run(self._names, {input_name: tensor}), strict=True)
+            values = {input_name: tensor}
+            if computed:
+                values |= zip(computed, self._session.run(computed, {input_name: tensor}), strict=True)
+            yield from ((name, values[name]) for name in self._names)
 
 
 def _session(model: ModelProto, names: Collection[str]) -> Any:
@@ -149,8 +153,11 @@ def _narrowed(
     if method == "percentile":
         return _percentile(values, counts, limits)
     cost = _squared_error if method == "mse" else _divergence
-    shrink = min(_SHRINKS[::-1], key=lambda factor: cost(values, counts, limits[0] * factor, limits[1] * factor, steps))
-    return limits[0] * float(shrink), limits[1] * float(shrink)
+    low, high = limits
+    # One end after the other, as the far value is often on one side; the full range wins a tie.
+    high = min(high * _SHRINKS, key=lambda end: cost(values, counts, low, end, steps))
+    low = min(low * _SHRINKS, key=lambda end: cost(values, counts, end, high, steps)) if low < 0 else low
+    return float(low), float(high)
 
 
 def _percentile(values: NDArray[Any], counts: NDArray[np.int64], limits: tuple[float, float]) -> tuple[float, float]:
