@@ -39,10 +39,12 @@ class OnnxRuntimeBackend:
             options.intra_op_num_threads = threads
         # Spinning workers would burn the cores that capture and sinks need between frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # It makes 32-bit codes of biases in the precision of the scales, which in float16 overflow. Others need it.
+        disabled = ["WeightBiasQuantization"] if card.provenance.get("target") == "tensorrt" else []
         try:
             # Its fallback would print, and try the same once more.
             self._session: Any = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled, enable_fallback=0
             )
         except Exception as error:  # onnxruntime raises types of its own that share no base
             raise BackendError(

@@ -21,12 +21,16 @@ from edgeseg_export.calibration import CalibrationSet
 from edgeseg_export.gate import EngineResult, Pair
 from edgeseg_export.half import half_from_float
 from edgeseg_export.int8 import METHODS, Group, Ranges
+from edgeseg_export.onnx_graph import opset_of
 from edgeseg_export.ranges import Activations
 from edgeseg_export.repair import Candidate, Measured, Repair, repair
 
 DISTANCE_IMAGES = 4
 SUBSET_IMAGES = 100
 """Labelled images on which repair measures its candidates; the one it chooses is measured on all."""
+
+STRONGLY_TYPED_OPSET = 19
+"""TensorRT 10 and 11 read it, and take every layer's precision from the graph; 8.x ends at 17."""
 
 STEP_ROUNDS = 5
 """Rounds of timing at each step of repair."""
@@ -67,7 +71,7 @@ class Conversion:
         model: the converted graph, with the card of the original.
         results: by engine, all precisions that were measured; empty without labelled images.
         sizes: bytes of the files by precision.
-        candidate: the INT8 form that was chosen, or the best one tried; None for FP16.
+        candidate: the INT8 form; None for FP16.
         found: the search, where one was needed.
     """
 
@@ -102,6 +106,8 @@ class Workbench:
     ) -> None:
         self.source, self.target, self.engines = source, target, tuple(engines)
         self._folder, self._opset, self._calibration = folder, opset, calibration
+        # An engine may have to know for whom a graph was made, to run it as it is written.
+        self._card = source.card.replace(provenance={"target": target})
         self._activations: Activations | None = None
         self._ranges: dict[str, Ranges] = {}
         self._groups: dict[str, Group] | None = None
@@ -119,7 +125,11 @@ class Workbench:
         return half_from_float(self.source.model, self._calibration)
 
     def int8(self, candidate: Candidate) -> ModelProto:
-        """An INT8 form; the activations are measured once, the ranges once by method."""
+        """An INT8 form; the activations are measured once, the ranges once by method.
+
+        For TensorRT from opset 19 on, what is not in INT8 is in FP16: such a TensorRT computes as the graph says. An
+        older one chooses by itself.
+        """
         model = self.source.model
         if self._activations is None:
             assert self._calibration is not None
@@ -127,7 +137,9 @@ class Workbench:
         if candidate.method not in self._ranges:
             self._ranges[candidate.method] = self._activations.ranges(candidate.method)
         kept = [node for name in candidate.kept for node in self.groups[name].nodes]
-        return int8.quantize(model, self._ranges[candidate.method], target=self.target, keep=kept, opset=self._opset)
+        small = int8.quantize(model, self._ranges[candidate.method], target=self.target, keep=kept, opset=self._opset)
+        as_written = self.target == "tensorrt" and opset_of(small) >= STRONGLY_TYPED_OPSET
+        return half_from_float(small) if as_written else small
 
     def write(self, model: ModelProto, precision: str) -> Path:
         """Write a form to the folder, in place of the earlier one of that precision."""
@@ -140,7 +152,7 @@ class Workbench:
         files = {"fp32": self.source.path, **files}
         rounds = rounds if self.target == "cpu" else 0
         return [
-            gate.measure(engine, files, self.source.card, labelled.pairs(engine), labelled.data.ignore_id,
+            gate.measure(engine, files, self._card, labelled.pairs(engine), labelled.data.ignore_id,
                          rounds=rounds)
             for engine in self.engines
         ]  # fmt: skip
@@ -165,7 +177,7 @@ class Workbench:
         return float(np.mean([_divergence(reference, output) for reference, output in pairs]))
 
     def _outputs(self, path: Path, tensors: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        backend = open_backend(path, self.source.card, self.engines[0])
+        backend = open_backend(path, self._card, self.engines[0])
         try:
             name, output = backend.inputs[0].name, backend.outputs[0].name
             # A copy: the next inference may reuse the memory.
@@ -201,7 +213,7 @@ def to_int8(bench: Workbench, labelled: Labelled, *, max_drop: float, repair_ste
     results = bench.compare(files, labelled)
     if gate.worst_drop(results, "int8").drop("int8") > max_drop and repair_steps > 0:
         found = _repaired(bench, labelled, max_drop, repair_steps)
-        candidate = found.chosen or max(found.trail, key=lambda step: step.measured.miou).candidate
+        candidate = found.best
         model = bench.int8(candidate)
         bench.write(model, "int8")
         results = bench.compare(files, labelled)

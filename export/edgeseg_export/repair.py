@@ -69,13 +69,15 @@ class Repair:
     """What the search found.
 
     Attributes:
-        chosen: the candidate that is accurate enough; None where none was.
+        best: the candidate that is accurate enough, or the most accurate one on the way to it.
+        enough: whether it is.
         trail: every measurement, in order.
         costs: by group, the most sensitive first: how far from float32 it takes the network alone in INT8, as a share
             of how far all of them take it. Empty where no group had to be ranked.
     """
 
-    chosen: Candidate | None
+    best: Candidate
+    enough: bool
     trail: tuple[Step, ...]
     costs: dict[str, float]
 
@@ -113,17 +115,19 @@ def repair(
         trail.append(Step(purpose, candidate, measure(candidate)))
         return trail[-1].measured
 
-    def enough(candidate: Candidate, found: Measured) -> bool:
+    def is_enough(candidate: Candidate, found: Measured) -> bool:
         if found.drop > max_drop or confirm is None:
             return found.drop <= max_drop
         trail.append(Step("all images", candidate, confirm(candidate)))
         return trail[-1].measured.drop <= max_drop
 
-    plain = [Candidate(method) for method in methods]
-    by_method = {candidate: measured("calibration", candidate) for candidate in plain}
-    best = max(plain, key=lambda candidate: (by_method[candidate].miou, by_method[candidate].agreement))
-    if enough(best, by_method[best]):
-        return Repair(best, tuple(trail), {})
+    def most_accurate() -> Candidate:
+        return max(tried, key=lambda candidate: (tried[candidate].miou, tried[candidate].agreement))
+
+    tried = {candidate: measured("calibration", candidate) for candidate in map(Candidate, methods)}
+    best = most_accurate()
+    if is_enough(best, tried[best]):
+        return Repair(best, True, tuple(trail), {})
 
     alone = {group: Candidate(best.method, tuple(g for g in groups if g != group)) for group in groups}
     whole = max(distance(best), 1e-12)
@@ -135,11 +139,13 @@ def repair(
 
     def keeps_enough(count: int) -> bool:
         candidate = Candidate(best.method, tuple(order[:count]))
-        return enough(candidate, measured("kept", candidate))
+        tried[candidate] = measured("kept", candidate)
+        return is_enough(candidate, tried[candidate])
 
     count = _fewest(len(order) - 1, max_steps, keeps_enough)
-    chosen = None if count is None else Candidate(best.method, tuple(order[:count]))
-    return Repair(chosen, tuple(trail), costs)
+    if count is None:
+        return Repair(most_accurate(), False, tuple(trail), costs)
+    return Repair(Candidate(best.method, tuple(order[:count])), True, tuple(trail), costs)
 
 
 def _fewest(most: int, max_steps: int, enough: Callable[[int], bool]) -> int | None:

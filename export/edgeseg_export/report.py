@@ -57,7 +57,7 @@ class Report:
         ]
         if self.done.candidate is not None and self.done.candidate.kept:
             said.append(
-                f"{len(self.done.candidate.kept)} of {len(self._ranking)} groups of layers are left in fp32, "
+                f"{len(self.done.candidate.kept)} of {len(self._ranking)} groups of layers are left out of int8, "
                 f"with ranges by {self.done.candidate.method}."
             )
         if self.target == "tensorrt":
@@ -116,7 +116,7 @@ class Report:
 
 def trail_table(trail: Sequence[Step]) -> str:
     """The steps of a search as aligned text."""
-    lines = ["step  ranges      groups in fp32   mIoU    drop  same pixels  times fp32's speed  images  measured"]
+    lines = ["step  ranges      groups left out  mIoU    drop  same pixels  times fp32's speed  images  measured"]
     for number, step in enumerate(trail, 1):
         measured = step.measured
         speed = "-" if measured.speedup is None else f"{measured.speedup:.2f}"
@@ -144,7 +144,7 @@ def front_chart(result: EngineResult, trail: Sequence[Step], precision: str) -> 
     for number, step in enumerate(trail, 1):
         latency_ms, miou = step.measured.latency_ms, 100 * step.measured.miou
         if latency_ms is not None and step.measured.images == result.images:
-            form = f"step {number}, {step.candidate.method}, {len(step.candidate.kept)} groups in fp32"
+            form = f"step {number}, {step.candidate.method}, {len(step.candidate.kept)} groups out of int8"
             tried.append((latency_ms, miou, f"{form}: {latency_ms:.2f} ms, {miou:.2f} %"))
     others = [point(name) for name in result.accuracy if name != precision]
     clouds = {"higher precision": others, "tried": tried, f"this {precision} file": [point(precision)]}

@@ -153,7 +153,7 @@ def report_of(results, max_drop=0.005, found=None, target="cpu", precision="int8
 def repaired():
     figures = Measured(0.59, 0.01, 0.98, 4.5, 1.8, 4)
     steps = (Step("calibration", Candidate("mse"), figures), Step("kept", Candidate("mse", ("one",)), figures))
-    return Repair(Candidate("mse", ("one",)), steps, {"one": 0.7, "<two>": 0.1})
+    return Repair(Candidate("mse", ("one",)), True, steps, {"one": 0.7, "<two>": 0.1})
 
 
 class Page(HTMLParser):
@@ -190,7 +190,7 @@ def test_json_and_text_hold_the_same_steps():
     assert facts["kept"] == ["one"]
     assert [step["purpose"] for step in facts["trail"]] == ["calibration", "kept"]
     assert facts["engines"]["openvino"]["int8"]["miou_drop"] == pytest.approx(0.005)
-    assert "1 of 2 groups of layers are left in fp32, with ranges by mse." in report.text()
+    assert "1 of 2 groups of layers are left out of int8, with ranges by mse." in report.text()
     assert [line.split()[-1] for line in report.text().splitlines() if " mse " in line and "%" in line] == [
         "calibration",
         "kept",
