@@ -89,9 +89,9 @@ def test_in_every_network_the_classes_are_the_first_axis_of_the_classifiers(name
 
 
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled checkpoint is in the repository alone")
-def test_the_bundled_checkpoint_in_half_precision_starts_its_sibling_with_the_finer_head():
+def test_the_bundled_checkpoint_in_half_precision_starts_its_sibling_with_another_head():
     bundled = checkpoints.load(BUNDLED)
-    network, initial = started(BUNDLED, bundled["classes"], "ddrnet-c32-s4")
+    network, initial = started(BUNDLED, bundled["classes"], "ddrnet-c32")
     state = network.state_dict()
     assert all(value.dtype in (torch.float32, torch.int64) for value in state.values())
     assert set(initial.new) == {name for name in state if name.startswith("head.")}
