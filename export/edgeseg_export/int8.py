@@ -53,7 +53,9 @@ OPSETS = (13, 21)
 """The oldest opset with a scale for each channel of a weight, and the newest that engines were tried with."""
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
-_FUSED = _ACTIVATIONS | {"BatchNormalization", "Add"}
+_FUSION = {"Conv": 0, "BatchNormalization": 1, "Add": 2, "Relu": 3, "Clip": 3}
+"""The order in which a kernel applies what is fused into a convolution."""
+
 _CPU_OPERATORS = frozenset({"Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool"})
 
 _MIN_TENSORRT_CHANNELS = 16
@@ -207,15 +209,17 @@ def quantizable_groups(model: ModelProto) -> list[Group]:
 
 def _fused_into(node: NodeProto, edges: Edges, first: Mapping[str, NodeProto]) -> NodeProto | None:
     """The convolution whose group a node joins, or None."""
-    if node.op_type not in _FUSED:
-        return None
     before = [
-        first[edges.producer[name].name]
+        edges.producer[name]
         for name in edges.activations(node)
         if name in edges.producer and edges.only_reader(name) is not None
     ]
-    convolutions = [root for root in before if root.op_type == "Conv"]
-    return max(convolutions, key=lambda root: edges.position[root.name], default=None)
+    convolutions = [
+        first[producer.name]
+        for producer in before
+        if first[producer.name].op_type == "Conv" and _FUSION.get(producer.op_type, 9) < _FUSION.get(node.op_type, 0)
+    ]
+    return max(convolutions, key=lambda convolution: edges.position[convolution.name], default=None)
 
 
 def _macs(node: NodeProto, edges: Edges) -> int:

@@ -107,6 +107,38 @@ def test_tensorrt_builds_the_exported_graph(checkpoint_path, tmp_path, python, h
     assert report["plan_bytes"] > 5_000_000, report["log"]
 
 
+@pytest.mark.parametrize(("precision", "opset"), [("fp16", 17), ("int8", 17), ("int8", 20), ("int8+fp16", 20)])
+def test_tensorrt_builds_graphs_that_state_their_precision(
+    checkpoint_path, labelled_data, tmp_path, python, precision, opset
+):
+    from edgeseg.dataset import DataSet
+    from edgeseg_export import int8, to_onnx
+    from edgeseg_export.calibration import CalibrationSet
+    from edgeseg_export.half import half_from_float
+    from edgeseg_train import checkpoint as checkpoints
+    from edgeseg_train.backend import card_from_checkpoint
+
+    checkpoint = checkpoints.load(checkpoint_path)
+    card = card_from_checkpoint(checkpoint, imgsz=(64, 96), head="logits")
+    model = to_onnx.graph_from_network(checkpoints.network_from_checkpoint(checkpoint), card, opset=opset)
+    float32 = tmp_path / "float32.onnx"
+    to_onnx.write_model(model, float32)
+    if "int8" in precision:
+        calibration = CalibrationSet(DataSet.from_yaml(labelled_data).samples("val")[:2], card)
+        model = int8.quantize(model, int8.collect_ranges(model, calibration), target="tensorrt")
+    if "fp16" in precision:
+        model = half_from_float(model, keep=["/network/head/head.5/Conv"])
+    path = tmp_path / "model.onnx"
+    to_onnx.write_model(model, path)
+
+    report = built(python, path)
+    assert report["inputs"] == [["image", "UINT8", [1, 64, 96, 3]]]
+    assert report["outputs"] == [["logits", "FLOAT", [1, 4, 8, 12]]]
+    # With INT8 the size says nothing: this builder packs those weights for several kinds of GPU.
+    most = 0.75 * built(python, float32)["plan_bytes"] if precision == "fp16" else 20_000_000
+    assert 1_000_000 < report["plan_bytes"] < most, report["log"]
+
+
 @pytest.mark.parametrize("name", ["ddrnet-c16-s4", "pidnet-s", "pp-liteseg-t", "lraspp-mobilenetv3", "segnet"])
 def test_tensorrt_builds_other_networks(name, tmp_path, python):
     from edgeseg_export import to_onnx
