@@ -71,7 +71,7 @@ def print_row(row: dict[str, Any]) -> None:
             f"{100 * int8['miou']:.2f}, {100 * int8['agreement']:.3f} % same pixels{speed}"
         )
     print(
-        f"{'':<28} {'refused, ' if row['exit_code'] else ''}{len(row['kept'])} groups in fp32, "
+        f"{'':<28} {'refused, ' if row['exit_code'] else ''}{len(row['kept'])} groups left out, "
         f"{row['export_wall_s']:.0f} s, {row['export_peak_rss_mib']:.0f} MiB"
     )
 

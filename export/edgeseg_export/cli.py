@@ -26,6 +26,7 @@ from edgeseg.segmenter import Segmenter
 from edgeseg_export import convert, gate, parity, to_onnx
 from edgeseg_export.calibration import CalibrationSet, choose_samples
 from edgeseg_export.convert import Conversion, Float32, Labelled, Workbench
+from edgeseg_export.onnx_graph import opset_of
 from edgeseg_export.report import Report
 from edgeseg_train import checkpoint as checkpoints
 from edgeseg_train.backend import TorchBackend, card_from_checkpoint
@@ -84,7 +85,8 @@ def _check_options(args: argparse.Namespace, out: Path) -> None:
     if args.precision != "fp32" and args.weights:
         raise UsageError(f"--weights says how an fp32 model is stored, not {args.precision}", "leave --weights out")
     if args.onnx:
-        fixed = [name for name in ("imgsz", "head") if getattr(args, name) is not None]
+        of_the_file = ("imgsz", "head") if args.precision == "int8" else ("imgsz", "head", "opset")
+        fixed = [name for name in of_the_file if getattr(args, name) is not None]
         if fixed:
             raise UsageError(f"The model {args.onnx} has its --{fixed[0]}", "export its checkpoint again for another")
         if out.exists() and Path(args.onnx).exists() and out.samefile(args.onnx):
@@ -125,9 +127,8 @@ def _traced(args: argparse.Namespace, data: DataSet | None, path: Path) -> tuple
         exported = {name: stack.enter_context(Segmenter(open_backend(path, card, name), card)) for name in engines}
         parities = parity.compare(reference, exported, parity.parity_frames(card.input_size_hw, data, args.split))
         print(parity.table(parities))
-        full = args.precision == "fp32"
-        parity.check(parities, args.tolerance if full and args.tolerance is not None else parity.TOLERANCE)
-        if data is not None and full:
+        parity.check(parities, parity.TOLERANCE if args.tolerance is None else args.tolerance)
+        if data is not None and args.precision == "fp32":
             card = card.replace(metrics={args.split: _metrics(reference, exported, data, args.split)})
             _write(model, card, path)
     return model, card
@@ -240,20 +241,15 @@ def _card(
     """The card of the converted file; what was measured on the original is kept apart from what holds for it."""
     provenance: dict[str, Any] = {**original.provenance, "fp32_metrics": dict(original.metrics)}
     provenance.pop("weights_stored", None)
-    opset = next(entry.version for entry in done.model.opset_import if entry.domain in ("", "ai.onnx"))
-    provenance.update(opset=opset, target=args.target)
+    provenance.update(opset=opset_of(done.model), target=args.target)
     if calibration is not None:
         provenance["calibration"] = {
             "split": args.calib_split, "images": len(calibration), "seed": args.calib_seed,
             "sha256": calibration.content_hash,
         }  # fmt: skip
     if done.candidate is not None:
-        costs = done.found.costs if done.found else {}
         provenance["calibration"]["method"] = done.candidate.method
-        provenance["kept"] = {
-            name: f"by repair: alone in int8 it makes {100 * costs[name]:.0f} % of the distance from fp32"
-            for name in done.candidate.kept
-        }
+        provenance["kept"] = _kept(done)
     metrics: dict[str, Any] = {}
     if done.results:
         provenance["fp32_metrics"][args.split] = done.results[0].to_dict()["fp32"]
@@ -263,6 +259,22 @@ def _card(
             "backend": done.results[0].engine,
         }
     return original.replace(precision=args.precision, metrics=metrics, provenance=provenance)
+
+
+def _kept(done: Conversion) -> dict[str, str]:
+    """Why layers are not in INT8, by the name of the convolution."""
+    made_by = {name: node.op_type for node in done.model.graph.node for name in node.output}
+    narrow = [
+        node.name
+        for node in done.model.graph.node
+        if node.op_type == "Conv" and made_by.get(node.input[0]) != "DequantizeLinear"
+    ]
+    reasons = dict.fromkeys(narrow, "too few channels to gain from int8")
+    if done.found is not None and done.candidate is not None:
+        costs = done.found.costs
+        for name in done.candidate.kept:
+            reasons[name] = f"by repair: alone in int8 it makes {100 * costs[name]:.0f} % of the distance from fp32"
+    return reasons
 
 
 def _check(args: argparse.Namespace, out: Path, report: Report, source: Float32) -> None:
@@ -306,7 +318,10 @@ def _check_without_labels(args: argparse.Namespace, bench: Workbench, done: Conv
             frames = parity.parity_frames(card.input_size_hw, None, args.split)
             parities += parity.compare(reference, {engine: converted}, frames)
     print(parity.table(parities))
-    parity.check(parities, HALF_TOLERANCE if args.tolerance is None else args.tolerance)
+    parity.check(
+        parities, HALF_TOLERANCE if args.tolerance is None else args.tolerance, original="fp32 model",
+        mend="give --data to see whether it costs accuracy, allow more with --tolerance SHARE, or stay with fp32",
+    )  # fmt: skip
     print("The accuracy was not measured: that needs --data.")
 
 

@@ -123,12 +123,20 @@ def compare(reference: Segmenter, engines: Mapping[str, Segmenter], frames: Iter
     ]
 
 
-def check(parities: Sequence[Parity], tolerance: float = TOLERANCE) -> None:
-    """Refuse an export that gives other classes than its checkpoint.
+def check(
+    parities: Sequence[Parity],
+    tolerance: float = TOLERANCE,
+    *,
+    original: str = "checkpoint",
+    mend: str = "export with --weights fp32 and --opset 17, or allow more with --tolerance SHARE",
+) -> None:
+    """Refuse an export that gives other classes than its original.
 
     Args:
         parities: by engine.
         tolerance: share of pixels that may differ, 0 to 1.
+        original: what the file was compared with.
+        mend: what to do about it.
 
     Raises:
         ParityError: one of them agrees on too few pixels; names the worst.
@@ -136,9 +144,9 @@ def check(parities: Sequence[Parity], tolerance: float = TOLERANCE) -> None:
     worst = min(parities, key=lambda parity: parity.agreement)
     if not worst.agreement >= 1.0 - tolerance:
         raise ParityError(
-            f"In {worst.engine} the exported file agrees with the checkpoint on {100 * worst.agreement:.3f} % of "
+            f"In {worst.engine} the exported file agrees with the {original} on {100 * worst.agreement:.3f} % of "
             f"pixels, {100 * (1 - tolerance):g} % are asked for; nothing was written",
-            "export with --weights fp32 and --opset 17, or allow more with --tolerance SHARE",
+            mend,
         )
 
 

@@ -62,6 +62,10 @@ class Report:
             )
         if self.target == "tensorrt":
             said.append("How fast TensorRT runs it can only be measured where TensorRT runs, and was not here.")
+        if self.precision == "fp16":
+            said.append(
+                "These engines compute in fp32 with fp16 weights: where every layer rounds, it may lose a bit more."
+            )
         if self.same_images:
             said.append("The ranges were measured on the split that is scored: on other images it may lose more.")
         return [*said, *worth(self.done.results, self.precision)]
