@@ -112,7 +112,7 @@ class Report:
             sizes=self.done.sizes,
             swatches={name: "rgb({}, {}, {})".format(*rgb) for name, rgb in zip(self.card.classes, self.card.palette)},
             ratio_text=ratio_text,
-            chart=front_chart(self.done.results[0], found.trail if found else (), self.precision),
+            chart=front_chart(self.done.results, found.trail if found else (), self.precision),
             steps=list(enumerate(found.trail, 1)) if found else [],
             ranking=list(self._ranking.items())[:MOST_RANKED],
         )
@@ -132,24 +132,33 @@ def trail_table(trail: Sequence[Step]) -> str:
     return "\n".join(lines)
 
 
-def front_chart(result: EngineResult, trail: Sequence[Step], precision: str) -> Chart | None:
-    """Latency against mIoU of every form that was timed; None where none was.
+def front_chart(results: Sequence[EngineResult], trail: Sequence[Step], precision: str) -> Chart | None:
+    """Change of mIoU over time, both against fp32, of every form that was timed; None where none was.
 
-    Only steps on as many images as the result can be compared with it, so the others are left out.
+    The accuracy is that of the engine in which a form loses most, the time that of the preferred engine: relative,
+    because steps are minutes apart and machines change their pace. Steps on fewer images than the results are left out.
     """
-    if not result.rounds_ms:
+    first = results[0]
+    if not first.rounds_ms:
         return None
 
-    def point(name: str) -> tuple[float, float, str]:
-        latency_ms, miou = result.latency_ms(name) or 0.0, 100 * result.accuracy[name].scores.miou
-        return latency_ms, miou, f"{name}: {latency_ms:.2f} ms, {miou:.2f} %"
+    def point(what: str, speedup: float, drop: float) -> tuple[float, float, str]:
+        return 1 / speedup, 0 - 100 * drop, f"{what}: {1 / speedup:.2f} of fp32's time, {0 - 100 * drop:+.2f} points"
 
-    tried = []
-    for number, step in enumerate(trail, 1):
-        latency_ms, miou = step.measured.latency_ms, 100 * step.measured.miou
-        if latency_ms is not None and step.measured.images == result.images:
-            form = f"step {number}, {step.candidate.method}, {len(step.candidate.kept)} groups out of int8"
-            tried.append((latency_ms, miou, f"{form}: {latency_ms:.2f} ms, {miou:.2f} %"))
-    others = [point(name) for name in result.accuracy if name != precision]
-    clouds = {"higher precision": others, "tried": tried, f"this {precision} file": [point(precision)]}
-    return scatter_chart("mIoU in % over latency in ms", clouds)
+    def of_precision(name: str) -> tuple[float, float, str]:
+        speedup = first.speedup(name)
+        assert speedup is not None
+        return point(name, speedup.median, worst_drop(results, name).drop(name))
+
+    tried = [
+        point(f"step {number}, {step.candidate.method}, {len(step.candidate.kept)} groups out of int8",
+              step.measured.speedup, step.measured.drop)
+        for number, step in enumerate(trail, 1)
+        if step.measured.speedup is not None and step.measured.images == first.images
+    ]  # fmt: skip
+    clouds = {
+        "higher precision": [of_precision(name) for name in first.accuracy if name != precision],
+        "tried": tried,
+        f"this {precision} file": [of_precision(precision)],
+    }
+    return scatter_chart("change of mIoU in points, over time in times fp32's", clouds)

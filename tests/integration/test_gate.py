@@ -200,8 +200,20 @@ def test_json_and_text_hold_the_same_steps():
 def test_nothing_is_said_about_the_speed_of_tensorrt():
     report = report_of((result({"fp32": 0.6, "int8": 0.6}, {}),), target="tensorrt")
     assert "was not here" in " ".join(report.sentences())
-    assert front_chart(report.done.results[0], (), "int8") is None
+    assert front_chart(report.done.results, (), "int8") is None
     assert "as fast as fp32" not in report.html()
+
+
+def test_front_is_relative_to_fp32_in_the_worst_engine():
+    results = (
+        result({"fp32": 0.6, "int8": 0.599}, {"fp32": [8.0], "int8": [4.0]}),
+        result({"fp32": 0.6, "int8": 0.59}, {"fp32": [8.0], "int8": [8.0]}, "onnxruntime"),
+    )
+    chart = front_chart(results, repaired().trail, "int8")
+    texts = {curve.name: [dot.text for dot in curve.dots] for curve in chart.curves}
+    assert texts["higher precision"] == ["fp32: 1.00 of fp32's time, +0.00 points"]
+    assert texts["this int8 file"] == ["int8: 0.50 of fp32's time, -1.00 points"]
+    assert texts["tried"][1] == "step 2, mse, 1 groups out of int8: 0.56 of fp32's time, -1.00 points"
 
 
 def test_points_of_a_front_are_laid_out_by_their_values():
