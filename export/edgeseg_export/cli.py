@@ -211,7 +211,7 @@ def _convert(args: argparse.Namespace, out: Path, data: DataSet | None, source: 
     else:
         assert labelled is not None
         done = convert.to_int8(bench, labelled, max_drop=args.max_miou_drop / 100, repair_steps=args.repair_steps)
-    card = _card(args, source.card, done, calibration)
+    card = _card(args, bench, done, calibration)
     if labelled is None:
         _check_without_labels(args, bench, done)
     else:
@@ -236,9 +236,10 @@ def _golden(path: Path, card: ModelCard, data: DataSet | None, split: str) -> Go
 
 
 def _card(
-    args: argparse.Namespace, original: ModelCard, done: Conversion, calibration: CalibrationSet | None
+    args: argparse.Namespace, bench: Workbench, done: Conversion, calibration: CalibrationSet | None
 ) -> ModelCard:
     """The card of the converted file; what was measured on the original is kept apart from what holds for it."""
+    original = bench.source.card
     provenance: dict[str, Any] = {**original.provenance, "fp32_metrics": dict(original.metrics)}
     provenance.pop("weights_stored", None)
     provenance.update(opset=opset_of(done.model), target=args.target)
@@ -249,7 +250,7 @@ def _card(
         }  # fmt: skip
     if done.candidate is not None:
         provenance["calibration"]["method"] = done.candidate.method
-        provenance["kept"] = _kept(done)
+        provenance["kept"] = _kept(done, bench)
     metrics: dict[str, Any] = {}
     if done.results:
         provenance["fp32_metrics"][args.split] = done.results[0].to_dict()["fp32"]
@@ -261,19 +262,22 @@ def _card(
     return original.replace(precision=args.precision, metrics=metrics, provenance=provenance)
 
 
-def _kept(done: Conversion) -> dict[str, str]:
-    """Why layers are not in INT8, by the name of the convolution."""
+def _kept(done: Conversion, bench: Workbench) -> dict[str, str]:
+    """Why layers are not in INT8, by the name of the layer."""
+    costs = done.found.costs if done.found else {}
+    group_of = {
+        node: name for name in (done.candidate.kept if done.candidate else ()) for node in bench.groups[name].nodes
+    }
     made_by = {name: node.op_type for node in done.model.graph.node for name in node.output}
-    narrow = [
-        node.name
-        for node in done.model.graph.node
-        if node.op_type == "Conv" and made_by.get(node.input[0]) != "DequantizeLinear"
-    ]
-    reasons = dict.fromkeys(narrow, "too few channels to gain from int8")
-    if done.found is not None and done.candidate is not None:
-        costs = done.found.costs
-        for name in done.candidate.kept:
-            reasons[name] = f"by repair: alone in int8 it makes {100 * costs[name]:.0f} % of the distance from fp32"
+    reasons = {}
+    for node in done.model.graph.node:
+        if node.op_type != "Conv" or made_by.get(node.input[1]) == "DequantizeLinear":
+            continue
+        if node.name in group_of:
+            cost = 100 * costs[group_of[node.name]]
+            reasons[node.name] = f"by repair: alone in int8 its group makes {cost:.0f} % of the distance from fp32"
+        else:
+            reasons[node.name] = "too few channels to gain from int8"
     return reasons
 
 
