@@ -3,7 +3,7 @@
 How to use it::
 
     activations = measure(model, calibration)                    # runs the images: seconds to minutes
-    small = quantize(model, activations.ranges("minmax"), target="cpu")    # about a second
+    small = quantize(model, activations.ranges("minmax"), target="cpu")    # a fraction of a second
     other = quantize(model, activations.ranges("mse"), target="cpu", keep=group.nodes)
 
 None of them changes ``model``; all accept weights stored as float16.
@@ -64,8 +64,8 @@ _MIN_TENSORRT_CHANNELS = 16
 _MIN_CPU_CHANNELS = 4
 """A narrower convolution normalises pixels: nothing to gain, and the first place to lose accuracy."""
 
-_MIN_SCALE = 1e-6
-"""Of activations that are always 0. A float16 holds it."""
+_MIN_SCALE = 2.0**-23
+"""Of activations and weights that are always 0; a float16 holds it."""
 
 _BIAS_ROOM = 2.0**30
 _DQ_WEIGHTS_OPSET = 19
@@ -333,7 +333,7 @@ def _quantize_weights(
     if bias is not None:
         # In a channel with tiny weights the bias would need more than 32 bits.
         scale = np.maximum(scale, np.abs(bias) / (input_scale * _BIAS_ROOM))
-    scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
+    scale = np.maximum(scale, _MIN_SCALE).astype(np.float32)
     name = f"{conv.name}_weight"
     nodes = _pair(graph, conv.input[1], name, (scale, np.zeros(len(scale), np.int8)))
     conv.input[1] = f"{name}_dequantized"

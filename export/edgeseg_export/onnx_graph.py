@@ -176,9 +176,9 @@ def with_opset(model: ModelProto, opset: int) -> ModelProto:
     try:
         converted = onnx.version_converter.convert_version(model, opset)
     except Exception as error:  # its C++ raises RuntimeError and types of its own
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = str(error).rpartition("failed: ")[2].strip()
         raise ModelError(
-            f"The graph cannot be brought from opset {opset_of(model)} to {opset} ({first})",
+            f"The graph cannot be brought from opset {opset_of(model)} to {opset} ({reason})",
             f"export the network again with --opset {opset}",
         ) from error
     del converted.graph.value_info[:]

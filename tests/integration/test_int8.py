@@ -356,6 +356,11 @@ def test_options_that_cannot_be_taken_are_refused(model, ranges, options, messag
         int8.quantize(model, ranges, **options)
 
 
+def test_an_opset_that_onnx_cannot_convert_to_is_refused(model, ranges):
+    with pytest.raises(ModelError, match=r"from opset 17 to 13 \(No Adapter.*--opset 13"):
+        int8.quantize(model, ranges, target="cpu", opset=13)
+
+
 def test_ranges_of_another_model_and_unknown_methods_are_refused(model, calibration):
     with pytest.raises(UsageError, match="ranges do not hold"):
         int8.quantize(model, NO_RANGES, target="cpu")
