@@ -27,8 +27,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.backends import installed_backends
-from edgeseg.card import ModelCard
 from edgeseg.dataset import DataSet, check_same_classes
 from edgeseg.errors import EdgesegError, ModelError
 from edgeseg.files import PathLike, replacing, sha256_of
@@ -182,17 +180,6 @@ def golden_from_data(segmenters: Sequence[Segmenter], data: DataSet | None = Non
     frames = frames_for_golden(segmenters[0].card.input_size_hw, data, split)
     frames_from = "synthetic://street" if data is None else f"{data.path.resolve().parent.name}, {split}"
     return make_golden(segmenters[0], frames, frames_from, segmenters[1:])
-
-
-def faithful_engines(card: ModelCard) -> tuple[str, ...]:
-    """Names of the installed engines that compute a model's graph as it is written, the preferred one first.
-
-    As in export, OpenVINO does not count for INT8 graphs made for TensorRT: it rounds them in other places.
-    """
-    engines = installed_backends()
-    if card.precision == "int8" and card.provenance.get("target") == "tensorrt":
-        return tuple(name for name in engines if name != "openvino")
-    return engines
 
 
 def make_golden(

@@ -72,6 +72,17 @@ def installed_backends() -> tuple[str, ...]:
     return tuple(n for n in BACKENDS if importlib.util.find_spec(n) is not None)
 
 
+def faithful_engines(card: ModelCard) -> tuple[str, ...]:
+    """Names of the installed engines that compute a model's graph as it is written, the preferred one first.
+
+    OpenVINO does not count for INT8 graphs made for TensorRT: it rounds them in other places.
+    """
+    engines = installed_backends()
+    if card.precision == "int8" and card.provenance.get("target") == "tensorrt":
+        return tuple(name for name in engines if name != "openvino")
+    return engines
+
+
 def choose_backend(name: str) -> str:
     """The engine that ``name`` ("auto" or one of ``BACKENDS``) means on this machine.
 

@@ -94,7 +94,7 @@ def _make(args: argparse.Namespace) -> int:
 
 def _segmenters(args: argparse.Namespace, stack: ExitStack) -> list[Segmenter]:
     """The model in the engine that the flags choose, and in every other one that computes its graph as written."""
-    from edgeseg.golden import faithful_engines
+    from edgeseg.backends import faithful_engines
 
     first = stack.enter_context(segmenter_from_args(args))
     engines = faithful_engines(first.card) if _file_of(first).suffix == ".onnx" else ()

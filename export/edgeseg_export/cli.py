@@ -13,13 +13,13 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
-from edgeseg.backends import open_backend
+from edgeseg.backends import faithful_engines, open_backend
 from edgeseg.card import ModelCard
 from edgeseg.dataset import DataSet
 from edgeseg.errors import BackendError, ModelError, UsageError
 from edgeseg.evaluate import evaluate
 from edgeseg.files import check_writable, replacing, sha256_of, write_text
-from edgeseg.golden import Golden, faithful_engines, golden_from_data, golden_path, write_golden
+from edgeseg.golden import Golden, golden_from_data, golden_path, write_golden
 from edgeseg.metrics import Scores
 from edgeseg.onnx_reader import card_of, read_onnx
 from edgeseg.segmenter import Segmenter

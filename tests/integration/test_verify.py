@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from edgeseg import cli
-from edgeseg.backends import installed_backends
+from edgeseg.backends import faithful_engines, installed_backends
 from edgeseg.card import ModelCard
-from edgeseg.golden import faithful_engines, golden_of, golden_path
+from edgeseg.golden import golden_of, golden_path
 from edgeseg.onnx_reader import read_graph
 from edgeseg.precision import precision_of
 
