@@ -23,6 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from edgeseg.telemetry import is_gpu
+
 Status = Literal["ok", "missing", "warning", "info"]
 
 AUTO_ORDER = ("openvino", "onnxruntime")
@@ -729,7 +731,7 @@ def _power_mode(host: Host) -> Finding:
 def _clocks(host: Host) -> Finding:
     """jetson_clocks raises the lowest clock to the highest, so equal limits mean locked clocks."""
     for device in sorted(host.root.glob("sys/class/devfreq/*")):
-        if "gpu" not in device.name and not device.name.startswith("17000000."):
+        if not is_gpu(device):
             continue
         low, high = (int(_text(device / name) or 0) // 1_000_000 for name in ("min_freq", "max_freq"))
         if low == high > 0:
