@@ -64,7 +64,7 @@ _CUDA_INTEGRATED = 18
 _CUDA_CAPABILITY_MAJOR = 75
 _CUDA_CAPABILITY_MINOR = 76
 
-_DRIVER_MEND = "install NVIDIA's driver; in a container, start it with '--gpus all' (on a Jetson '--runtime nvidia')"
+DRIVER_MEND = "install NVIDIA's driver; in a container, start it with '--gpus all' (on a Jetson '--runtime nvidia')"
 _SYSTEM_VENV = "use a venv made by the system's Python with --system-site-packages"
 _JETSON_TENSORRT_MEND = (
     f"sudo apt-get install nvidia-jetpack, then {_SYSTEM_VENV}; pip's tensorrt does not fit a Jetson"
@@ -371,15 +371,21 @@ def probe_gpu(host: Host) -> list[Finding]:
     return findings
 
 
-def _driver(host: Host, cuda: Cuda | None) -> Finding:
+def driver_release(host: Host) -> str | None:
+    """Release of the NVIDIA kernel driver, such as "550.54.14"; None where nothing tells it."""
     kernel = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", host.read("proc/driver/nvidia/version") or "")
-    release = kernel[0] if kernel else "unknown"
+    return kernel[0] if kernel else None
+
+
+def _driver(host: Host, cuda: Cuda | None) -> Finding:
+    kernel = driver_release(host)
+    release = kernel or "unknown"
     if cuda is None:
         if kernel or is_jetson(host) or _has_nvidia_hardware(host):
-            return Finding("gpu", "driver", "missing", "NVIDIA hardware, but no libcuda.so.1", _DRIVER_MEND)
+            return Finding("gpu", "driver", "missing", "NVIDIA hardware, but no libcuda.so.1", DRIVER_MEND)
         return Finding("gpu", "driver", "info", "no NVIDIA GPU and no driver")
     if cuda.problem:
-        mend = f"check CUDA_VISIBLE_DEVICES; restart after a driver update; else {_DRIVER_MEND}"
+        mend = f"check CUDA_VISIBLE_DEVICES; restart after a driver update; else {DRIVER_MEND}"
         return Finding("gpu", "driver", "warning", f"driver {release} unusable: {cuda.problem}", mend)
     return Finding("gpu", "driver", "ok", f"driver {release}, runs CUDA up to {cuda.version[0]}.{cuda.version[1]}")
 
@@ -515,32 +521,40 @@ def probe_tensorrt(host: Host) -> list[Finding]:
     cuda = read_cuda()
     gpus = cuda.gpus if cuda else ()
     if importlib.util.find_spec("tensorrt") is None:
-        return [_tensorrt_missing(host, bool(gpus))]
+        return [tensorrt_missing(host, bool(gpus))]
     version, problem = _import_tensorrt()
     if problem:
-        mend = _JETSON_TENSORRT_MEND if is_jetson(host) else "pip install --force-reinstall 'edgeseg[tensorrt]'"
-        return [Finding("engines", "tensorrt", "warning", f"cannot be imported: {problem}", mend)]
+        return [tensorrt_broken(host, problem)]
     if not cuda or not gpus:
         detail = f"{version}, but no NVIDIA GPU to run it: {cuda.problem if cuda else 'no driver'}"
-        return [Finding("engines", "tensorrt", "warning", detail, _DRIVER_MEND)]
+        return [Finding("engines", "tensorrt", "warning", detail, DRIVER_MEND)]
+    return [tensorrt_unfit(version, cuda) or Finding("engines", "tensorrt", "ok", version)]
+
+
+def tensorrt_unfit(version: str, cuda: Cuda) -> Finding | None:
+    """Why a TensorRT that imports cannot be used with this driver, or None."""
     if tuple(int(part) for part in version.split(".")[:2]) < TENSORRT_FLOOR:
-        return [
-            Finding(
-                "engines",
-                "tensorrt",
-                "warning",
-                f"{version} is older than 8.5",
-                "update TensorRT to 8.5 or newer",
-            )
-        ]
+        mend = "update TensorRT to 8.5 or newer"
+        return Finding("engines", "tensorrt", "warning", f"{version} is older than 8.5", mend)
     if cuda.version[0] < 13 and installed_version("tensorrt-cu13"):
         detail = f"{version} is built for CUDA 13, the driver runs CUDA {cuda.version[0]}.{cuda.version[1]}"
         mend = "update the NVIDIA driver, or pip uninstall tensorrt and pip install tensorrt-cu12"
-        return [Finding("engines", "tensorrt", "warning", detail, mend)]
-    return [Finding("engines", "tensorrt", "ok", version)]
+        return Finding("engines", "tensorrt", "warning", detail, mend)
+    return None
 
 
-def _tensorrt_missing(host: Host, has_gpu: bool) -> Finding:
+def tensorrt_broken(host: Host, problem: str) -> Finding:
+    """The finding for a TensorRT that is there and cannot be imported."""
+    mend = "pip install --force-reinstall 'edgeseg[tensorrt]'"
+    if is_jetson(host):
+        mend = _JETSON_TENSORRT_MEND
+        if "nvdla" in problem:
+            mend = "sudo apt-get install nvidia-l4t-dla-compiler; in a container, start it with '--runtime nvidia'"
+    return Finding("engines", "tensorrt", "warning", f"cannot be imported: {problem}", mend)
+
+
+def tensorrt_missing(host: Host, has_gpu: bool) -> Finding:
+    """The finding for a TensorRT that this Python does not see."""
     detail, mend = "not installed", "pip install 'edgeseg[tensorrt]'"
     if is_jetson(host):
         mend = _JETSON_TENSORRT_MEND
@@ -696,16 +710,28 @@ def _dpkg_version(host: Host, package: str) -> str | None:
     return done.stdout.strip() or None
 
 
+def jetpack_release(host: Host) -> str | None:
+    """The JetPack of a Jetson, such as "6.2 (L4T 36.4.3)"; None elsewhere and where nothing tells it."""
+    l4t = l4t_release(host) if is_jetson(host) else None
+    series = _l4t_series(l4t) if l4t else None
+    if l4t is None or series is None:
+        return l4t and f"L4T {l4t}"
+    return f"{_JETPACK_BY_L4T.get(l4t, series.jetpack)} (L4T {l4t})"
+
+
+def _l4t_series(l4t: str) -> _L4tSeries | None:
+    prefixes = [name for name in _L4T_SERIES if f"{l4t}.".startswith(f"{name}.")]
+    return _L4T_SERIES[max(prefixes, key=len)] if prefixes else None
+
+
 def _jetpack(host: Host) -> Finding:
     l4t = l4t_release(host)
     if l4t is None:
         return Finding("jetson", "jetpack", "info", "unknown L4T release (a container does not show it)")
-    prefixes = [name for name in _L4T_SERIES if f"{l4t}.".startswith(f"{name}.")]
-    if not prefixes:
+    series = _l4t_series(l4t)
+    if series is None:
         return Finding("jetson", "jetpack", "info", f"L4T {l4t}, a release edgeseg does not know")
-    series = _L4T_SERIES[max(prefixes, key=len)]
-    jetpack = _JETPACK_BY_L4T.get(l4t, series.jetpack)
-    detail = f"JetPack {jetpack} (L4T {l4t}), comes with TensorRT {series.tensorrt} and CUDA {series.cuda}"
+    detail = f"JetPack {jetpack_release(host)}, comes with TensorRT {series.tensorrt} and CUDA {series.cuda}"
     if tuple(int(part) for part in series.tensorrt.split(".")[:2]) < TENSORRT_FLOOR:
         mend = "flash JetPack 5.1 or newer where the board takes it, else run ONNX models with ONNX Runtime"
         return Finding("jetson", "jetpack", "warning", f"{detail}: older than 8.5", mend)
