@@ -8,6 +8,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+ERROR_BGR = (48, 48, 229)
+
 
 @lru_cache(maxsize=16)
 def _color_table(palette: tuple[tuple[int, int, int], ...]) -> NDArray[np.uint8]:
@@ -43,3 +45,29 @@ def overlay(
 
     painted = color_from_classmap(mask_hw, palette)
     return np.asarray(cv2.addWeighted(image_hwc, 1.0 - alpha, painted, alpha, 0.0, dst=painted), np.uint8)
+
+
+def error_picture(
+    image_hwc: NDArray[np.uint8],
+    truth_hw: NDArray[np.uint8],
+    predicted_hw: NDArray[np.uint8],
+    ignore_id: int | None,
+) -> NDArray[np.uint8]:
+    """The image in faint grey with the wrong pixels in red and those without a true class in black.
+
+    Args:
+        image_hwc: uint8 [H, W, 3], BGR.
+        truth_hw, predicted_hw: uint8 [H, W] class ids.
+        ignore_id: true id that is not scored, or None.
+
+    Returns:
+        uint8 [H, W, 3], BGR.
+    """
+    import cv2
+
+    grey = cv2.cvtColor(image_hwc, cv2.COLOR_BGR2GRAY) // 2 + 96
+    picture = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8)
+    picture[truth_hw != predicted_hw] = ERROR_BGR
+    if ignore_id is not None:
+        picture[truth_hw == ignore_id] = 0
+    return picture

@@ -9,34 +9,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeseg.dataset import DataSet
-from edgeseg.draw import color_from_classmap
+from edgeseg.draw import color_from_classmap, error_picture
 from edgeseg_train.evaluate import segmenter_for_network
-
-ERROR_BGR = (48, 48, 229)
-
-
-def error_picture(
-    image_hwc: NDArray[np.uint8],
-    truth_hw: NDArray[np.uint8],
-    predicted_hw: NDArray[np.uint8],
-    ignore_id: int | None,
-) -> NDArray[np.uint8]:
-    """The image in faint grey with the wrong pixels in red and those without a true class in black.
-
-    Args:
-        image_hwc: uint8 [H, W, 3], BGR.
-        truth_hw, predicted_hw: uint8 [H, W] class ids.
-        ignore_id: true id that is not scored, or None.
-
-    Returns:
-        uint8 [H, W, 3], BGR.
-    """
-    grey = cv2.cvtColor(image_hwc, cv2.COLOR_BGR2GRAY) // 2 + 96
-    picture = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8)
-    picture[truth_hw != predicted_hw] = ERROR_BGR
-    if ignore_id is not None:
-        picture[truth_hw == ignore_id] = 0
-    return picture
 
 
 def sample_picture(

@@ -8,7 +8,6 @@ their values under the pointer. The figures are measured anew, image by image, w
 from __future__ import annotations
 
 import argparse
-import base64
 import dataclasses
 import os
 import shlex
@@ -18,17 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgeseg.dataset import DataSet, Sample, check_same_classes
-from edgeseg.draw import color_from_classmap
+from edgeseg.draw import color_from_classmap, error_picture
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate import confusion_of
 from edgeseg.files import write_text
 from edgeseg.metrics import ConfusionMatrix, Scores
+from edgeseg.pages import data_url, page_template
 from edgeseg.segmenter import Segmenter
 from edgeseg_train import checkpoint as checkpoints
 from edgeseg_train.charts import SMALL, Chart, line_chart
@@ -37,8 +36,6 @@ from edgeseg_train.device import device_named
 from edgeseg_train.evaluate import segmenter_for_network
 from edgeseg_train.history import EpochRecord, read_history
 from edgeseg_train.models.size import count_parameters
-from edgeseg_train.pages import page_template
-from edgeseg_train.pictures import error_picture
 
 FILE_NAME = "report.html"
 WORST_IMAGES = 8
@@ -49,7 +46,6 @@ MOST_MATRIX_CLASSES = 40
 """Of more classes the confusion matrix cannot be read; the most frequent confusions are listed all the same."""
 
 MOST_CONFUSIONS = 6
-PICTURE_WIDTH = 480
 
 
 @dataclass(frozen=True)
@@ -190,10 +186,10 @@ def worst_images(segmenter: Segmenter, data: DataSet, measured: Measured) -> lis
         predicted = segmenter(image).mask
         by_iou = sorted(((name, iou) for name, iou in scores.iou.items() if iou is not None), key=lambda pair: pair[1])
         pictures = {
-            "image": _data_url(image, ".jpg"),
-            "truth": _data_url(color_from_classmap(truth, data.palette), ".png"),
-            "prediction": _data_url(color_from_classmap(predicted, data.palette), ".png"),
-            "errors": _data_url(error_picture(image, truth, predicted, data.ignore_id), ".jpg"),
+            "image": data_url(image, ".jpg"),
+            "truth": data_url(color_from_classmap(truth, data.palette), ".png"),
+            "prediction": data_url(color_from_classmap(predicted, data.palette), ".png"),
+            "errors": data_url(error_picture(image, truth, predicted, data.ignore_id), ".jpg"),
         }
         name = os.path.relpath(sample.image_path, data.path.parent)
         worst.append(WorstImage(name, scores, by_iou[:3], pictures))
@@ -305,18 +301,6 @@ def config_rows(config: dict[str, Any]) -> list[tuple[str, Any, bool]]:
             (name, " x ".join(map(str, value)) if isinstance(value, tuple) else value, value != defaults.get(name))
         )
     return rows
-
-
-def _data_url(image_hwc: NDArray[np.uint8], suffix: str) -> str:
-    height, width = image_hwc.shape[:2]
-    if width > PICTURE_WIDTH:
-        size = (PICTURE_WIDTH, round(height * PICTURE_WIDTH / width))
-        # Class colours must not mix: they would look like other classes.
-        method = cv2.INTER_NEAREST if suffix == ".png" else cv2.INTER_AREA
-        image_hwc = np.asarray(cv2.resize(image_hwc, size, interpolation=method), np.uint8)
-    _, encoded = cv2.imencode(suffix, image_hwc, [cv2.IMWRITE_JPEG_QUALITY, 82] if suffix == ".jpg" else [])
-    kind = {".jpg": "jpeg", ".png": "png"}[suffix]
-    return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
