@@ -8,9 +8,7 @@ import re
 import sys
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,63 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import DataError, SourceError, TruncatedSourceError
-from edgeseg.frame import Frame, State
+from edgeseg.frame import Frame
 from edgeseg.images import IMAGE_SUFFIXES, read_image
-
-
-class Source(ABC):
-    """A sequence of frames. Iterate over it, or call ``read`` until it returns None.
-
-    Attributes:
-        name: what it was opened with, for messages.
-        live: frames arrive at their own pace and old ones are worthless; files wait to be read.
-        frame_count: how many frames there will be, where that is known.
-        rate_hz: frames a second, where that is known.
-        state: how the source is doing.
-        dropped: frames the source itself passed over.
-        paths: the files it reads.
-    """
-
-    live = False
-    paths: Sequence[Path] = ()
-
-    def __init__(self, name: str, frame_count: int | None = None, rate_hz: float | None = None) -> None:
-        self.name, self.frame_count, self.rate_hz = name, frame_count, rate_hz
-        self.state = State.LIVE
-        self.dropped = 0
-
-    def read(self) -> Frame | None:
-        """The next frame, or None once the source has ended.
-
-        Raises:
-            SourceError: it cannot be read any further; what came before was good.
-        """
-        start = time.perf_counter()
-        try:
-            frame = self._read()
-        except SourceError:
-            self.state = State.FAILED
-            raise
-        if frame is None:
-            self.state = State.ENDED
-            return None
-        return replace(frame, capture_ms=1000 * (time.perf_counter() - start))
-
-    @abstractmethod
-    def _read(self) -> Frame | None: ...
-
-    def close(self) -> None:  # noqa: B027 - most sources hold nothing to free
-        """Free the device or file. Closing twice is allowed."""
-
-    def __iter__(self) -> Iterator[Frame]:
-        while (frame := self.read()) is not None:
-            yield frame
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+from edgeseg.io.base import Source
+from edgeseg.io.options import SourceOptions
 
 
 class FrameList(Source):
@@ -305,7 +250,8 @@ class StreetSource(Source):
             self._start = captured_at if self._start is None else self._start
             # Rounding may put this moment before the frame that was just waited for.
             index = max(index, int(min((captured_at - self._start) * self._rate_hz, end)))
-            self.dropped += index - self._last - 1
+            self.counts.dropped += index - self._last - 1
+            self.counts.captured += index - self._last - 1
             captured_at = self._start + index / self._rate_hz
             _sleep_until(captured_at if index < end else 0.0)
         self._last = index if index < end else end - 1
@@ -326,7 +272,7 @@ def _no_camera(device: int | str) -> SourceError:
     )
 
 
-def open_source(uri: str | int | os.PathLike[str]) -> Source:
+def open_source(uri: str | int | os.PathLike[str], options: SourceOptions | None = None) -> Source:
     """Open anything that gives frames.
 
     Args:

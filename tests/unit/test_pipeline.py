@@ -220,7 +220,7 @@ def test_frames_that_the_source_itself_passed_over_are_counted_too(fake: Segment
     source = Scripted(3, live=True)
 
     def before(index: int) -> None:
-        source.dropped += 5  # the last time after the last frame
+        source.counts.dropped += 5  # the last time after the last frame
         time.sleep(0.02)
 
     source.before = before
