@@ -98,6 +98,18 @@ def train(tiny_dataset, tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def narrow(train, tmp_path):
+    """A checkpoint of the network that ``train`` trains, for the tiny data set's classes."""
+    from edgeseg_train import checkpoint as checkpoints
+    from edgeseg_train.models import build
+
+    path = tmp_path / "narrow.pt"
+    weights = build("ddrnet-c4", 3).state_dict()
+    checkpoints.save({"model": "ddrnet-c4", "weights": weights, "classes": ["red", "green", "blue"]}, path)
+    return path
+
+
+@pytest.fixture
 def save_colour_model():
     """``save(path, spread=1.0, classes=...) -> path``: a network that knows the colours of the tiny data set.
 

@@ -115,15 +115,6 @@ def test_kept_weights_learn_at_their_share_of_the_rate():
     assert {name: rates[id(p)] for name, p in network.named_parameters()} == expected
 
 
-@pytest.fixture
-def narrow(train, tmp_path):
-    """A checkpoint of the network that ``train`` trains, for the tiny data set's classes."""
-    path = tmp_path / "narrow.pt"
-    weights = build("ddrnet-c4", 3).state_dict()
-    checkpoints.save({"model": "ddrnet-c4", "weights": weights, "classes": ["red", "green", "blue"]}, path)
-    return path
-
-
 def test_frozen_weights_stay_and_new_ones_learn(train, narrow, tmp_path, tiny_dataset, capsys):
     tiny_dataset.write_text(tiny_dataset.read_text().replace("green", "lime"))
     capsys.readouterr()

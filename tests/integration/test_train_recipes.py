@@ -47,7 +47,7 @@ def test_every_field_has_a_flag_which_shows_its_default():
     for field in dataclasses.fields(TrainConfig):
         assert flag_of(field) in flags[field.name].option_strings
         default = field.default if isinstance(field.default, tuple) else (field.default,)
-        if field.default not in ("", dataclasses.MISSING):
+        if field.default not in ("", False, dataclasses.MISSING):
             assert flags[field.name].help.endswith(f"({' '.join(map(str, default))})")
     assert parser.parse_args(["--imgsz", "360", "480", "--warmup", "0"]).imgsz == [360, 480]
     assert parser.parse_args(["--from", "a.pt"]).init_from == "a.pt"

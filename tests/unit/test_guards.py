@@ -68,7 +68,7 @@ FLAGS = {
         "--train-split", "--val-split", "--lr", "--weight-decay", "--warmup", "--schedule", "--loss", "--aux-weight",
         "--ema-decay", "--grad-clip", "--scale-min", "--scale-max", "--color", "--eval-every", "--workers", "--device",
         "--amp", "--noise", "--balance", "--paste", "--cutmix", "--accumulate", "--early-stop", "--from",
-        "--encoder-lr", "--teacher", "--distill-weight", "--recipe", "--list-recipes",
+        "--encoder-lr", "--teacher", "--distill-weight", "--recipe", "--list-recipes", "--qat",
     },
     "export": {
         "--checkpoint", "--out", "--imgsz", "--head", "--opset", "--weights", "--data", "--split", "--tolerance",

@@ -76,6 +76,7 @@ class TrainConfig:
 
     init_from: str = _option("", "checkpoint whose fitting weights to keep, or imagenet", metavar="FILE", flag="--from")
     encoder_lr: float = _option(1.0, "learning rate of the kept weights, as a share of --lr", least=0, most=1)
+    qat: bool = _option(False, "train with the rounding of INT8 (quantization-aware); needs --from best.pt")
     teacher: str = _option("", "checkpoint of a larger network to learn from besides the masks", metavar="FILE")
     distill_weight: float = _option(1.0, "weight of the teacher's loss", least=0)
 
@@ -128,6 +129,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     for field in dataclasses.fields(TrainConfig):
         option, default = field.metadata, field.default
         text = option["help"]
+        if default is False:
+            parser.add_argument(flag_of(field), dest=field.name, action="store_true", default=None, help=text)
+            continue
         if option["choices"]:
             text += f": {', '.join(option['choices'])}"
         if isinstance(default, tuple):

@@ -35,6 +35,7 @@ from edgeseg_train.memory import keep_freed_memory
 from edgeseg_train.models import build
 from edgeseg_train.optimize import build_average, build_optimizer, learning_rate_factor, set_learning_rate
 from edgeseg_train.pictures import sample_picture
+from edgeseg_train.quantize import simulate_int8
 
 TINY = 1e-12
 """Stands for the labelled pixels of a step that has none; its gradient is 0."""
@@ -81,6 +82,8 @@ class Trainer:
             check_split(data, config.val_split)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.parallel = self.processes.parallel(self.network)
+        if config.qat:
+            simulate_int8(self.network)
         self.average = build_average(self.network, config.ema_decay)
         self.step = self.epoch = self.saved_epoch = self.evaluations_since_best = 0
         self.best_miou = -1.0

@@ -9,6 +9,7 @@ from edgeseg.errors import ModelError, UsageError
 from edgeseg.metrics import Scores
 from edgeseg_train import checkpoint as checkpoints
 from edgeseg_train.deploy import IMAGENET_MEAN, IMAGENET_STD
+from edgeseg_train.quantize import without_limits
 
 if TYPE_CHECKING:
     from edgeseg_train.loop import Trainer
@@ -22,7 +23,7 @@ def facts_of(trainer: Trainer, scores: Scores | None) -> checkpoints.Checkpoint:
     config, data = trainer.config, trainer.data
     return {
         "model": config.model,
-        "weights": trainer.average.module.state_dict(),
+        "weights": without_limits(trainer.average.module.state_dict()),
         "classes": list(data.classes),
         "palette": [list(c) for c in data.palette],
         "ignore_id": data.ignore_id,
