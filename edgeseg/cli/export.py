@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE.pt", help="best.pt or last.pt of a training run")
-    source.add_argument("--onnx", type=filled, metavar="FILE.onnx", help="an fp32 model of edgeseg; it is only read")
+    source.add_argument("--onnx", type=filled, metavar="FILE.onnx", help="an fp32 model of edgeseg, or the name of a bundled one; it is only read")
     add = parser.add_argument
     add("--out", required=True, metavar="FILE.onnx", help="model file to write")
     add("--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="what the graph computes in (fp32)")

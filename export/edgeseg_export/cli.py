@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
+from edgeseg import bundled
 from edgeseg.backends import faithful_engines, open_backend
 from edgeseg.card import ModelCard
 from edgeseg.dataset import DataSet
@@ -49,6 +50,8 @@ def main(args: argparse.Namespace) -> int:
         SinkError: a file cannot be written.
     """
     out = _out(args.out)
+    if args.onnx:
+        args.onnx = bundled.resolve(args.onnx)
     _check_options(args, out)
     data = None if args.data is None else DataSet.from_yaml(args.data)
     if args.precision == "fp32":
@@ -89,7 +92,7 @@ def _check_options(args: argparse.Namespace, out: Path) -> None:
         fixed = [name for name in of_the_file if getattr(args, name) is not None]
         if fixed:
             raise UsageError(f"The model {args.onnx} has its --{fixed[0]}", "export its checkpoint again for another")
-        if out.exists() and Path(args.onnx).exists() and out.samefile(args.onnx):
+        if out.exists() and out.samefile(args.onnx):
             raise UsageError(f"--out would replace the model {args.onnx}", "give --out another name")
 
 
@@ -164,7 +167,7 @@ def _opened(args: argparse.Namespace, data: DataSet | None, path: Path) -> tuple
         ModelError: it cannot be read, has no card, or is not float32.
         DataError: the data set has other classes.
     """
-    origin = Path(args.onnx)
+    origin: Path = args.onnx
     info = read_onnx(origin)
     card = card_of(info)
     if card is None:
