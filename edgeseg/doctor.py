@@ -400,17 +400,21 @@ def _has_nvidia_hardware(host: Host) -> bool:
 
 
 def _cuda_library(host: Host, name: str, cuda: Cuda) -> Finding:
-    package = {"cudart": "nvidia-cuda-runtime", "nvrtc": "nvidia-cuda-nvrtc"}[name]
-    # Up to CUDA 12 NVIDIA's wheels carry the CUDA version in their name.
-    suffix = f"-cu{cuda.version[0]}" if cuda.version[0] < 13 else ""
-    found = ctypes.util.find_library(name) or next(_library_files(host, f"lib{name}.so*"), None)
+    found = ctypes.util.find_library(name) or next(library_files(host, f"lib{name}.so*"), None)
     if found:
         return Finding("gpu", f"lib{name}", "ok", str(found))
-    mend = f"pip install '{package}{suffix}', or install the CUDA toolkit"
+    mend = f"pip install '{cuda_wheel(name, cuda.version[0])}', or install the CUDA toolkit"
     return Finding("gpu", f"lib{name}", "missing", "not found", mend)
 
 
-def _library_files(host: Host, pattern: str) -> Iterator[Path]:
+def cuda_wheel(library: str, cuda_major: int) -> str:
+    """Name of NVIDIA's Python package with the library "cudart" or "nvrtc" of one CUDA."""
+    package = {"cudart": "nvidia-cuda-runtime", "nvrtc": "nvidia-cuda-nvrtc"}[library]
+    # Up to CUDA 12 the wheels carry the CUDA version in their name.
+    return package if cuda_major >= 13 else f"{package}-cu{cuda_major}"
+
+
+def library_files(host: Host, pattern: str) -> Iterator[Path]:
     """Where the dynamic loader does not look by itself: the toolkit, and NVIDIA's Python wheels."""
     folders = [Path(p) for p in host.environ.get("LD_LIBRARY_PATH", "").split(":") if p]
     toolkits = [
