@@ -2,7 +2,8 @@
 
 The class map of a frame is the arg-max of the bilinearly upsampled logits. Inside a *cell*, the
 square between four neighbouring low-resolution logits, every upsampled value is a convex
-combination of the four corners. Two things follow, and are all this module does:
+combination of the four corners. Two things follow, and are all this module does, in numpy or, where it is
+installed, by the same steps in C (``edgeseg.decode_compiled``):
 
 * where the four corners have the same winning class, that class fills the cell;
 * elsewhere a class that one other class beats at all four corners cannot win, and only the classes
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeseg import decode_compiled
 from edgeseg.errors import ModelError
 
 INVALID = 255
@@ -49,6 +51,7 @@ class _Axis:
         cell_of: intp [size], the cell of each output pixel.
         offset: intp [cells, pixels], output pixel times ``stride``.
         weight: of ``high``, [pixels, cells], by dtype.
+        table: the same for the compiled form.
     """
 
     def __init__(self, samples: int, size: int, stride: int) -> None:
@@ -67,6 +70,7 @@ class _Axis:
         self.low: _Indices = np.clip(used, 0, samples - 1).astype(np.intp)
         beyond = np.clip(used + 1, 0, samples - 1)
         self.high: _Indices = np.where(weight[pixel].any(axis=0), beyond, self.low).astype(np.intp)
+        self.table = decode_compiled.AxisTable(samples, size, self.low, self.high, first, weight)
 
 
 class Decoder:
@@ -108,6 +112,9 @@ class Decoder:
         cell_pixels = self._rows.pixels * self._cols.pixels
         self._batch = max(1, min(_BATCH_PIXELS // cell_pixels, _BATCH_LOGITS // (4 * self.num_classes)))
         self._prune = self.num_classes > 2 and cell_pixels >= _MIN_PIXELS_TO_PRUNE
+        self._compiled = decode_compiled.CompiledDecoder(
+            self._rows.table, self._cols.table, self.num_classes, self._prune
+        )
 
     def __call__(self, logits_chw: NDArray[Any]) -> tuple[NDArray[np.uint8], bool]:
         """Decode one frame.
@@ -135,12 +142,16 @@ class Decoder:
             return np.full(self.size_hw, INVALID, np.uint8), False
         if self.num_classes == 1:
             return np.zeros(self.size_hw, np.uint8), True
-        winners = _argmax(flat).reshape(self.logits_hw)
         if self.logits_hw == self.size_hw:
-            return winners, True
+            return _argmax(flat).reshape(self.size_hw), True
         if scale != 1.0:
             flat = np.multiply(flat, scale, dtype=flat.dtype)
+        if flat.dtype == np.float32 and decode_compiled.available():
+            return self._compiled(flat), True
+        return self._in_numpy(flat), True
 
+    def _in_numpy(self, flat: NDArray[Any]) -> NDArray[np.uint8]:
+        winners = _argmax(flat).reshape(self.logits_hw)
         rows, cols = self._rows, self._cols
         left, right = winners.take(cols.low, axis=1), winners.take(cols.high, axis=1)
         mask: NDArray[np.uint8] = left.take(rows.low, axis=0).take(cols.cell_of, axis=1).take(rows.cell_of, axis=0)
@@ -151,7 +162,7 @@ class Decoder:
         cells = np.flatnonzero(mixed)
         for start in range(0, len(cells), self._batch):
             self._fill(mask.reshape(-1), flat, winners.reshape(-1), cells[start : start + self._batch])
-        return mask, True
+        return mask
 
     def _fill(
         self, mask_flat: NDArray[np.uint8], flat: NDArray[Any], winners: NDArray[np.uint8], cells: _Indices
