@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -294,6 +295,30 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
     assert "Mend: " in error
     assert names_in(tmp_path / "out") == []
     assert sha256_of(source) == before
+
+
+def test_a_file_beyond_2_gb_is_refused_without_reading_it(save_colour_model, export, tmp_path, capsys):
+    source = save_colour_model(tmp_path / "fp32.onnx")
+    # One more field behind the model, a doc_string of 2 GiB, that takes no room on the disk.
+    with source.open("ab") as file:
+        file.write(b"\x32\x80\x80\x80\x80\x08")
+    os.truncate(source, source.stat().st_size + 2**31)
+    assert export(source, "--precision", "int8") == 2
+    assert "has 2.1 GB, ONNX files end at 2 GB. Mend: " in capsys.readouterr().err
+    assert names_in(tmp_path / "out") == []
+
+
+def test_the_name_of_a_bundled_model_is_a_source(tmp_path):
+    out = tmp_path / "half.onnx"
+    assert main(["export", "--onnx", "ddrnet-c16-camvid", "--precision", "fp16", "--out", str(out)]) == 0
+    assert card_from_onnx(out).precision == "fp16"
+
+
+def test_a_misspelt_bundled_name_is_told_the_nearest(tmp_path, capsys):
+    assert (
+        main(["export", "--onnx", "ddrnet-c16-camvit", "--precision", "fp16", "--out", str(tmp_path / "a.onnx")]) == 2
+    )
+    assert "did you mean 'ddrnet-c16-camvid'?" in capsys.readouterr().err
 
 
 def test_report_options_need_a_conversion(checkpoint_path, tmp_path, capsys):
