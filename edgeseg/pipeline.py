@@ -1,142 +1,189 @@
 """Capture, segment and sink, each at its own pace: the way of a frame from a source to everything that wants it.
 
-``source`` is read on one thread, ``segmenter`` runs on a second, and the caller's thread writes the sinks
-(windows insist on it). Hand-overs are bounded. From a file every frame passes and the fastest waits; from a
-live source the newest frame wins, and what it pushed out is counted.
+The source is read on one thread, the network runs on a second, every sink has one of its own; windows, which insist
+on it, are served by the caller's. Hand-overs are bounded. From a file every frame passes and the fastest waits.
+From a live source the newest frame wins and a slow sink misses results; both are counted.
 """
 
 from __future__ import annotations
 
-import contextlib
-import signal
+import asyncio
+import dataclasses
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from edgeseg.errors import EdgesegError, UsageError
 from edgeseg.frame import Frame
+from edgeseg.handover import HandOver, join
+from edgeseg.io.base import Source
+from edgeseg.io.options import SourceOptions
 from edgeseg.io.sinks import Sink
-from edgeseg.io.sources import Source
+from edgeseg.report import Report
 from edgeseg.segmentation import Segmentation
 from edgeseg.segmenter import Segmenter
-from edgeseg.timing import StageTimes
+from edgeseg.sink_thread import GuardedSink, SinkThread
+from edgeseg.watchdog import Watchdog
 
-T = TypeVar("T")
+__all__ = ["Report", "Stream", "run"]
 
 POLL_S = 0.1
 """No wait lasts longer without a look at whether everything should stop."""
 
-ENGINE_GRACE_S, SOURCE_GRACE_S = 5.0, 1.0
-"""How long the end of a run waits for an inference and for a source that are still at work."""
+FINISH_S = 1.5
+"""How long a run that is stopped waits for what is still at work. A robot's supervisor kills after a few seconds."""
+
+Change = Callable[[Segmentation], Segmentation]
 
 
-class Background(Generic[T]):
-    """Runs an iterable on a thread of its own and hands its items over, in order.
+class Stream:
+    """The results of a source: ``for result in stream(...)``, or ``async for``.
 
-    An error of the iterable is raised to the consumer after the items before it.
+    It begins to work when it is made. Close it, use it in a ``with`` block, or iterate to the end.
 
     Args:
-        items: consumed on the thread.
-        stop: ends both sides within ``POLL_S``.
-        depth: items that may wait.
-        newest_wins: a full hand-over drops its oldest item (counted in ``dropped``) instead of waiting.
+        source: closed at the end.
+        segmenter: stays open. Several streams may share one: they take turns.
+        max_frames: end after this many results.
+        report: is kept up to date; None makes a new one.
+        max_age_s: no frame of a live source that is older is segmented, unless the source's own pace is slower.
+        change: applied to every result, such as ``edgeseg.stabilize.Stabilizer``.
+        outlets: further hand-overs that get every result.
+
+    Raises:
+        UsageError: ``max_frames`` is below 1.
     """
 
-    def __init__(self, items: Iterable[T], stop: threading.Event, *, depth: int = 1, newest_wins: bool = False) -> None:
-        self._items, self._stop, self._depth, self._newest_wins = items, stop, depth, newest_wins
-        self._waiting: deque[T] = deque()
-        self._changed = threading.Condition()
-        self._ended = False
+    def __init__(
+        self,
+        source: Source,
+        segmenter: Segmenter,
+        *,
+        max_frames: int | None = None,
+        report: Report | None = None,
+        max_age_s: float = SourceOptions.max_age_s,
+        change: Change | None = None,
+        outlets: Sequence[HandOver[Segmentation]] = (),
+    ) -> None:
+        if max_frames is not None and max_frames < 1:
+            raise UsageError(f"{max_frames} frames are too few", "give max_frames=1 or more, or None")
+        self.report = Report() if report is None else report
+        self.report.watch(source)
+        self._source, self._segmenter, self._max_frames, self._change = source, segmenter, max_frames, change
+        # At two frames a second half a second is no sign of a stall.
+        self._max_age_s = max(max_age_s, 2 / source.rate_hz if source.rate_hz else 0.0)
+        self._captured: HandOver[Frame] = HandOver(1 if source.live else 2, newest_wins=source.live)
+        self._results: HandOver[Segmentation] = HandOver(newest_wins=source.live)
+        self._outlets = (*outlets, self._results)
         self._error: BaseException | None = None
-        self.dropped = 0
-        self._thread = threading.Thread(target=self._produce, daemon=True)
-        self._thread.start()
+        self.at_work = "the source"
+        self._capturing = threading.Thread(target=self._capture, name="edgeseg capture", daemon=True)
+        self._segmenting = threading.Thread(target=self._segment, name="edgeseg segment", daemon=True)
+        self._capturing.start()
+        self._segmenting.start()
 
-    def _produce(self) -> None:
+    def _capture(self) -> None:
         try:
-            for item in self._items:
-                if not self._put(item):
+            for frame in self._source:
+                if not self._captured.put(frame):
                     break
-        except BaseException as error:  # raised again on the consumer's thread
-            self._error = error
+        except BaseException as error:  # raised again where the results are read
+            self._error = self._error or error
         finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
+            self._captured.end()
 
-    def _put(self, item: T) -> bool:
-        with self._changed:
-            if self._newest_wins and len(self._waiting) >= self._depth:
-                self._waiting.popleft()
-                self.dropped += 1
-            while len(self._waiting) >= self._depth and not self._stop.is_set():
-                self._changed.wait(POLL_S)
-            if self._stop.is_set():
-                return False
-            self._waiting.append(item)
-            self._changed.notify_all()
-            return True
-
-    def __iter__(self) -> Iterator[T]:
-        while True:
-            with self._changed:
-                while not self._waiting and not self._ended and not self._stop.is_set():
-                    self._changed.wait(POLL_S)
-                if self._stop.is_set():
-                    return
-                if not self._waiting:
+    def _segment(self) -> None:
+        try:
+            while (frame := self._next_frame()) is not None:
+                self.at_work = "the engine"
+                self._hand_over(self._result(frame))
+                if self.report.frames == self._max_frames:
                     break
-                item = self._waiting.popleft()
-                self._changed.notify_all()
-            yield item
-        if self._error is not None:
-            raise self._error
+        except BaseException as error:  # raised again where the results are read
+            self._error = self._error or error
+        finally:
+            self._captured.end()
+            self._captured.clear()
+            for outlet in self._outlets:
+                outlet.end()
 
-    def join(self, timeout_s: float) -> None:
-        """Wait for the thread after ``stop``; one that hangs in a driver is left behind after ``timeout_s``."""
-        self._thread.join(timeout_s)
+    def _next_frame(self) -> Frame | None:
+        self.at_work = "the source"
+        while (frame := self._captured.get()) is not None:
+            if not self._source.live or time.monotonic() - frame.captured_at <= self._max_age_s:
+                return frame
+            self.report.stale += 1
+        return None
 
+    def _result(self, frame: Frame) -> Segmentation:
+        result = self._segmenter(frame)
+        if self._source.live:
+            # The camera may have gone while the network was at work: a robot wants to know.
+            result = dataclasses.replace(result, state=self._source.state)
+        return result if self._change is None else self._change(result)
 
-@dataclass
-class Report:
-    """What a run did.
+    def _hand_over(self, result: Segmentation) -> None:
+        self.at_work = "a sink"
+        self.report.record(result)
+        for outlet in self._outlets:
+            outlet.put(result)
 
-    Attributes:
-        frames: results delivered.
-        dropped: frames of a live source that no result was made for.
-        invalid: results without a valid mask (NaN or infinity in the logits).
-        wall_s: seconds from the first frame's arrival to the last result's delivery.
-        times: milliseconds by stage.
-        error: what ended the run early, or None.
-    """
+    def get(self, timeout_s: float) -> Segmentation | None:
+        """The next result of a file, the newest of a live source; None if none came in ``timeout_s`` seconds.
 
-    frames: int = 0
-    dropped: int = 0
-    invalid: int = 0
-    wall_s: float = 0.0
-    times: StageTimes = field(default_factory=StageTimes)
-    error: EdgesegError | None = None
+        Raises:
+            EdgesegError: a stage failed; results from before it were delivered. ``finished`` is True from then on.
+        """
+        result = self._results.get(timeout_s)
+        # A live source can pass over frames after its last one was delivered.
+        self.report.dropped = self._captured.dropped + self._source.dropped + self.report.stale
+        if result is None and self._results.finished and self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return result
 
     @property
-    def fps(self) -> float:
-        """Results a second, end to end."""
-        return self.frames / self.wall_s if self.wall_s > 0 else 0.0
+    def finished(self) -> bool:
+        """True once no more results will come and no error is waiting to be raised."""
+        return self._results.finished and self._error is None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The part of ``--stats`` that a run decides."""
-        return {
-            "frames": self.frames,
-            "fps": round(self.fps, 3),
-            "wall_s": round(self.wall_s, 4),
-            "latency_ms": self.times.summary(),
-            "dropped": self.dropped,
-            "invalid": self.invalid,
-            "error": None if self.error is None else str(self.error),
-        }
+    def __iter__(self) -> Iterator[Segmentation]:
+        try:
+            while not self.finished:
+                result = self.get(POLL_S)
+                if result is not None:
+                    yield result
+        finally:
+            self.close()
+
+    async def __aiter__(self) -> AsyncIterator[Segmentation]:
+        try:
+            while not self.finished:
+                result = await asyncio.to_thread(self.get, POLL_S)
+                if result is not None:
+                    yield result
+        finally:
+            await asyncio.to_thread(self.close)
+
+    def close(self, timeout_s: float = FINISH_S) -> None:
+        """End the work and close the source; what is still at work after ``timeout_s`` is left behind."""
+        end = time.monotonic() + timeout_s
+        self._captured.end()
+        self._captured.clear()
+        self._results.end()
+        # A camera without pictures may only come back when it is closed.
+        join([self._capturing], min(0.2, timeout_s))
+        join([self._segmenting], end - time.monotonic())
+        self._source.close()
+        running = join([self._capturing, self._segmenting], max(0.2, end - time.monotonic()))
+        names = {self._capturing: "the source", self._segmenting: "the engine"}
+        self.report.left_behind += tuple(names[thread] for thread in running)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def run(
@@ -147,102 +194,92 @@ def run(
     max_frames: int | None = None,
     stop: threading.Event | None = None,
     on_result: Callable[[Segmentation, Report], None] | None = None,
+    report: Report | None = None,
+    on_sink_error: str | None = None,
+    max_age_s: float = SourceOptions.max_age_s,
+    deadline_ms: float | None = None,
+    watchdog_s: float | None = None,
+    change: Change | None = None,
 ) -> Report:
     """Segment a source until it ends, and write every result to every sink.
 
     Args:
         source: closed at the end.
-        segmenter: stays open.
+        segmenter: stays open. Several runs may share one: they take turns.
         sinks: closed at the end, also after an error.
         max_frames: stop after this many results.
-        stop: ends the run from outside within a tenth of a second, files finished; set once the run is over.
-        on_result: called on this thread after the sinks, with the result and the report so far.
+        stop: ends the run from outside, files finished; set once the run is over.
+        on_result: called on this thread with a result and the report so far. Of a live source it may miss some.
+        report: is kept up to date, to be read from other threads; None makes a new one.
+        on_sink_error: "stop" ends the run when a sink fails, "continue" goes on without it. None continues with a
+            live source, because a robot needs its eyes more than a recording, and stops with a file.
+        max_age_s: no frame of a live source that is older is segmented, unless the source's own pace is slower.
+        deadline_ms: count the results that are older.
+        watchdog_s: end the run when no result comes for so long.
+        change: applied to every result, such as ``edgeseg.stabilize.Stabilizer``.
 
     Returns:
-        The report. An error of the source or a sink that came after the first result is in ``report.error``.
+        The report. An error that came after the first result is in ``report.error``.
 
     Raises:
         EdgesegError: nothing could be done at all.
+        UsageError: ``max_frames`` or ``on_sink_error`` is none.
     """
-    if max_frames is not None and max_frames < 1:
-        raise UsageError(f"{max_frames} frames are too few", "give max_frames=1 or more, or None")
+    if on_sink_error not in (None, "stop", "continue"):
+        raise UsageError(f"'{on_sink_error}' is no way to treat a failing sink", "use stop or continue")
     stop = stop or threading.Event()
-    report = Report()
-    started: list[float] = []
-
-    def stamped(frames: Iterable[Frame]) -> Iterator[Frame]:
-        for frame in frames:
-            if not started:
-                started.append(time.perf_counter() - (frame.capture_ms or 0.0) / 1000)
-            yield frame
-
-    captured = Background(source, stop, depth=1 if source.live else 2, newest_wins=source.live)
-    results = Background(segmenter.stream(stamped(captured)), stop)
-
-    def halt() -> None:
+    report = Report() if report is None else report
+    report.deadline_ms = deadline_ms
+    goes_on = on_sink_error == "continue" or (on_sink_error is None and source.live)
+    guarded = [GuardedSink(sink, report) for sink in sinks]
+    here = [sink for sink in guarded if sink.on_main_thread]
+    threads = [SinkThread(sink, source.live) for sink in guarded if not sink.on_main_thread]
+    outlets = [thread.outlet for thread in threads]
+    stream = Stream(source, segmenter, max_frames=max_frames, report=report, max_age_s=max_age_s, change=change,
+                    outlets=outlets)  # fmt: skip
+    watchdog = Watchdog(watchdog_s, report, stream)
+    try:
+        while not (stop.is_set() or stream.finished):
+            if not goes_on and any(sink.error for sink in guarded):
+                break
+            if any(sink.paused for sink in here):
+                watchdog.feed()
+                result = None
+            else:
+                watchdog.check()
+                result = stream.get(POLL_S)
+            for sink in here:
+                sink.idle() if result is None else sink.write(result)
+            if result is not None and on_result is not None:
+                on_result(result, report)
+    except EdgesegError as error:
+        report.fail(error)
+    finally:
+        end = time.monotonic() + FINISH_S
+        stream.close()
+        for sink in here:
+            sink.close()
+        _finish(threads, stop, end, report)
         stop.set()
-        # An engine ends what it began; a camera without pictures may never return.
-        results.join(ENGINE_GRACE_S)
-        captured.join(SOURCE_GRACE_S)
-
-    with contextlib.ExitStack() as ending:
-        for sink in reversed(sinks):
-            ending.callback(_close, sink, report)
-        ending.callback(source.close)
-        ending.callback(halt)
-        try:
-            for result in results:
-                begin = time.perf_counter()
-                for sink in sinks:
-                    sink.write(result)
-                now = time.perf_counter()
-                report.times.add({**result.timing, "sink": 1000 * (now - begin)})
-                report.frames += 1
-                report.invalid += not result.valid
-                report.wall_s = now - started[0]
-                report.dropped = captured.dropped + source.dropped
-                if on_result is not None:
-                    on_result(result, report)
-                if report.frames == max_frames:
-                    break
-        except EdgesegError as error:
-            report.error = error
-        # A live source can pass over frames after its last one was delivered.
-        report.dropped = captured.dropped + source.dropped
+        for sink in guarded:
+            sink.count.dropped = report.frames - sink.count.written
+    for sink in guarded:
+        if sink.error is not None and not goes_on and not isinstance(sink.error, EdgesegError):
+            raise sink.error
     if report.error is not None and report.frames == 0:
         raise report.error
     return report
 
 
-def _close(sink: Sink, report: Report) -> None:
-    try:
-        sink.close()
-    except EdgesegError as error:
-        report.error = report.error or error
-
-
-@contextlib.contextmanager
-def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """Inside the block SIGINT and SIGTERM set ``stop`` instead of ending the process; a second one ends it.
-
-    Outside the main thread, which alone may handle signals, nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # Not stop.is_set(): a run that has ended by itself sets it too, and then still finishes its files.
-    received: list[int] = []
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        stop.set()
-        if len(received) > 1:
-            raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in previous.items():
-            # None stands for a handler that was not set from Python.
-            signal.signal(number, signal.SIG_DFL if old is None else old)
+def _finish(threads: Sequence[SinkThread], stop: threading.Event, end: float, report: Report) -> None:
+    """Let the sinks write what waits for them; not beyond ``end`` or, when stopped only now, not much longer."""
+    asked = stop.is_set()
+    for thread in threads:
+        thread.outlet.end()
+    while running := [thread for thread in threads if thread.is_alive()]:
+        if stop.is_set() and not asked:
+            asked, end = True, time.monotonic() + FINISH_S
+        if asked and time.monotonic() > end:
+            break
+        running[0].join(POLL_S)
+    report.left_behind += tuple(thread.name for thread in running)

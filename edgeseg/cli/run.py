@@ -14,8 +14,8 @@ from edgeseg.cli._options import add_model_arguments, filled, positive, segmente
 from edgeseg.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgeseg.io.base import Source
     from edgeseg.io.sinks import Sink
-    from edgeseg.io.sources import Source
     from edgeseg.pipeline import Report
     from edgeseg.segmentation import Segmentation
     from edgeseg.segmenter import Segmenter
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     from edgeseg.errors import SinkError
     from edgeseg.files import check_writable, write_text
     from edgeseg.io.sources import is_camera, open_source
-    from edgeseg.pipeline import stopped_by_signals
+    from edgeseg.stopping import stopped_by_signals
 
     # A misspelt path must not wait for an engine to load, nor come out after an hour's run.
     if args.stats:

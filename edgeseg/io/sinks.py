@@ -24,7 +24,19 @@ FREE_SPACE_FLOOR_BYTES = 8 << 20
 
 
 class Sink(ABC):
-    """Takes results one by one. ``close`` finishes what it writes, also after an error."""
+    """Takes results one by one, always on the same thread. ``close`` finishes what it writes, also after an error.
+
+    Attributes:
+        name: for messages and reports.
+        on_main_thread: it must be used on the thread that calls ``run``, as windows must.
+        backlog: results of a live source that may wait for it; beyond them the oldest is dropped.
+        paused: it wants no results for now.
+    """
+
+    name = "sink"
+    on_main_thread = False
+    backlog = 1
+    paused = False
 
     @abstractmethod
     def write(self, result: Segmentation) -> None:
@@ -33,6 +45,9 @@ class Sink(ABC):
         Raises:
             SinkError: it cannot be written.
         """
+
+    def idle(self) -> None:  # noqa: B027 - most sinks have nothing to do then
+        """Called about ten times a second while no result comes."""
 
     @abstractmethod
     def close(self) -> None:
@@ -62,6 +77,9 @@ class VideoSink(Sink):
     Raises:
         SinkError: the path cannot be written, or its suffix names no container.
     """
+
+    name = "video"
+    backlog = 8
 
     def __init__(self, path: PathLike, rate_hz: float, alpha: float = 0.5) -> None:
         self._path = Path(path)
@@ -140,6 +158,9 @@ class MaskSink(Sink):
         SinkError: the folder cannot be written.
     """
 
+    name = "masks"
+    backlog = 8
+
     def __init__(self, folder: PathLike) -> None:
         self._folder = Path(folder)
         self._names: set[str] = set()
@@ -171,6 +192,9 @@ class WindowSink(Sink):
         title: of the window.
         alpha: share of the class colours, 0 to 1.
     """
+
+    name = "window"
+    on_main_thread = True
 
     def __init__(self, title: str = "edgeseg", alpha: float = 0.5) -> None:
         self._title, self._alpha = title, alpha

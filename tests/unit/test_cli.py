@@ -23,7 +23,7 @@ from edgeseg.errors import BackendError, MissingDependencyError
 from edgeseg.io import sinks
 
 CLASSES = ("dark", "bright", "never")
-STAGES = {"capture", "preprocess", "infer", "decode", "sink", "end_to_end"}
+STAGES = {"capture", "preprocess", "infer", "decode", "sink", "end_to_end", "age"}
 WAIT_S = 60
 
 
@@ -326,7 +326,7 @@ def test_closing_the_window_ends_the_run(tmp_path: Path, main, tiny_model, tiny_
     answer = main("run", "--model", tiny_model, "--backend", tiny_backend, "--alpha", 0.25, "--source",
                   "synthetic://street?size=32x24", "--save", tmp_path / "x.mp4")  # fmt: skip
     assert (answer.code, answer.err, Window.shown) == (0, "", 3)
-    assert len(video_frames(tmp_path / "x.mp4")) == 3
+    assert 3 <= len(video_frames(tmp_path / "x.mp4")) <= 9, "what was under way is written too"
 
 
 def test_a_terminal_shows_progress(tmp_path: Path, process) -> None:
@@ -607,8 +607,9 @@ def test_a_failing_sink_keeps_earlier_results(tmp_path: Path, run, make_video, m
                  tmp_path / "out", "--stats", tmp_path / "s.json")  # fmt: skip
     assert (answer.code, answer.err) == (1, "error: The disk is full. Mend: free some space\n")
     assert files_in(tmp_path / "out") == ["000000.png", "000001.png", "000002.png"]
-    assert len(video_frames(tmp_path / "x.mp4")) == 4
-    assert json.loads((tmp_path / "s.json").read_text())["frames"] == 3
+    stats = json.loads((tmp_path / "s.json").read_text())
+    assert len(video_frames(tmp_path / "x.mp4")) == stats["frames"] >= 4
+    assert (stats["sinks"]["masks"]["written"], stats["sinks"]["video"]["error"]) == (3, None)
 
 
 def test_an_engine_that_fails_half_way(tmp_path: Path, run, make_video, monkeypatch) -> None:

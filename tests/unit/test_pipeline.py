@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -17,10 +16,12 @@ from edgeseg.backends.fake import FakeBackend
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError, SinkError, SourceError, UsageError
 from edgeseg.frame import Frame, State
+from edgeseg.io.base import Source
 from edgeseg.io.sinks import Sink
-from edgeseg.io.sources import FrameList, Source
-from edgeseg.pipeline import Background, Report, run, stopped_by_signals
+from edgeseg.io.sources import FrameList
+from edgeseg.pipeline import Report, Stream, run
 from edgeseg.segmenter import Segmenter
+from edgeseg.watchdog import HungError
 
 WAIT_S = 10.0
 PICTURE = np.zeros((32, 48, 3), np.uint8)
@@ -73,6 +74,8 @@ class FailingAt(FakeBackend):
 class Keeping(Sink):
     """Remembers what it was given; ``on_write`` and ``on_close`` may raise."""
 
+    backlog = 8
+
     def __init__(self, on_write: Callable[[int], None] = lambda i: None, on_close: Callable[[], None] = lambda: None):
         self.indices: list[int] = []
         self.ages_ms: list[float] = []
@@ -114,7 +117,8 @@ def test_every_frame_of_a_file_passes_in_order(fake: Segmenter, bounded) -> None
     for sink in sinks:
         assert sink.indices == list(range(25))
         assert sink.closed == 1
-    assert seen == [(i, i + 1) for i in range(25)]
+    assert [index for index, _ in seen] == list(range(25))
+    assert all(index < frames <= 25 for index, frames in seen)
     assert source.state is State.ENDED
 
 
@@ -124,16 +128,18 @@ def test_a_slow_sink_holds_a_file_back_and_loses_nothing(fake: Segmenter, bounde
     report = bounded(lambda: run(source, fake, [sink]))
     assert sink.indices == list(range(12))
     assert report.dropped == 0
-    # One in each hand: sink, hand-over, engine, two captured, one being captured.
-    assert max(ahead) <= 7
+    # One in each hand: sink, two waiting for it, engine, two captured, one being captured.
+    assert max(ahead) <= 8
     assert source.closed == 1
 
 
 def test_the_report_as_json(fake: Segmenter, bounded) -> None:
     report = bounded(lambda: run(FrameList([PICTURE] * 5), fake, [Keeping()]))
     figures = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert set(figures) == {"frames", "fps", "wall_s", "latency_ms", "dropped", "invalid", "error"}
-    assert set(figures["latency_ms"]) == {"capture", "preprocess", "infer", "decode", "sink", "end_to_end"}
+    assert set(figures) == {"frames", "fps", "wall_s", "latency_ms", "states_s", "dropped", "stale", "invalid",
+                            "deadline_ms", "missed_deadlines", "sinks", "error"}  # fmt: skip
+    assert set(figures["latency_ms"]) == {"capture", "preprocess", "infer", "decode", "sink", "end_to_end", "age"}
+    assert figures["sinks"] == {"sink": {"written": 5, "dropped": 0, "error": None}}
     for stage in figures["latency_ms"].values():
         assert list(stage) == ["p50", "p90", "p95", "p99", "max"]
         assert 0 <= stage["p50"] <= stage["p90"] <= stage["p95"] <= stage["p99"] <= stage["max"]
@@ -168,16 +174,18 @@ def test_stop_from_outside_finishes_what_it_writes(fake: Segmenter, bounded) -> 
     stop = threading.Event()
     sink, source = Keeping(lambda index: stop.set() if index == 4 else None), Scripted(10**6)
     report = bounded(lambda: run(source, fake, [sink], stop=stop))
-    assert sink.indices == [0, 1, 2, 3, 4]
-    assert (report.frames, report.error, sink.closed, source.closed) == (5, None, 1, 1)
+    assert sink.indices == list(range(report.frames)), "what was counted was written"
+    assert 5 <= report.frames < 10**6
+    assert (report.error, report.left_behind, sink.closed, source.closed) == (None, (), 1, 1)
 
 
 def test_stop_before_the_start(fake: Segmenter, bounded) -> None:
     stop = threading.Event()
     stop.set()
     sink = Keeping()
-    assert bounded(lambda: run(Scripted(10**6), fake, [sink], stop=stop)).frames == 0
-    assert sink.closed == 1
+    report = bounded(lambda: run(Scripted(10**6), fake, [sink], stop=stop))
+    assert report.frames < 10
+    assert (sink.indices, sink.closed) == (list(range(report.frames)), 1)
 
 
 def test_stop_is_set_once_a_run_is_over(fake: Segmenter, bounded) -> None:
@@ -233,8 +241,9 @@ def test_a_slow_sink_does_not_make_a_live_source_wait(fake: Segmenter, bounded) 
     sink = Keeping(lambda index: time.sleep(0.01))
     report = bounded(lambda: run(source, fake, [sink]))
     assert source.made == 60
-    assert report.dropped == 60 - report.frames > 0
-    assert sink.indices[-1] == 59
+    assert report.dropped == 60 - report.frames
+    assert report.sinks["sink"].dropped == report.frames - len(sink.indices) > 0
+    assert sink.indices[-1] == 59, "the oldest was dropped, not the newest"
 
 
 # --- errors ----------------------------------------------------------------------------------------------------
@@ -259,22 +268,12 @@ def test_an_error_of_the_engine_comes_after_the_good_frames(card: ModelCard, bou
     assert (sink.closed, source.closed) == (1, 1)
 
 
-def test_a_failing_sink_ends_the_run_and_every_sink_is_closed(fake: Segmenter, bounded) -> None:
-    source = Scripted(1000)
-    sinks = [Keeping(), Keeping(raising(SinkError("full", "free some space"), at=3)), Keeping()]
-    report = bounded(lambda: run(source, fake, sinks))
-    assert [s.indices for s in sinks] == [[0, 1, 2, 3], [0, 1, 2], [0, 1, 2]]
-    assert [s.closed for s in sinks] == [1, 1, 1]
-    assert (report.frames, str(report.error)) == (3, "full. Mend: free some space")
-    assert source.closed == 1
-
-
-@pytest.mark.parametrize("who", ["source", "engine", "sink"])
+@pytest.mark.parametrize("who", ["source", "engine"])
 def test_an_error_before_the_first_result_is_raised(card: ModelCard, bounded, who: str) -> None:
-    error = {"source": SourceError, "engine": BackendError, "sink": SinkError}[who]("first", "mend")
+    error = {"source": SourceError, "engine": BackendError}[who]("first", "mend")
     source = Scripted(9, raising(error) if who == "source" else lambda i: None)
     segmenter = Segmenter(FakeBackend(card, error=error if who == "engine" else None), card)
-    sink = Keeping(raising(error) if who == "sink" else lambda i: None)
+    sink = Keeping()
     with pytest.raises(type(error), match="first"):
         bounded(lambda: run(source, segmenter, [sink]))
     assert (sink.closed, source.closed) == (1, 1)
@@ -300,6 +299,69 @@ def test_a_defect_is_not_swallowed_and_files_are_closed_all_the_same(card: Model
     assert (first.closed, second.closed, source.closed) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("who", ["source", "engine", "sink"])
+def test_the_first_error_reaches_the_caller_within_a_second(card: ModelCard, bounded, who: str) -> None:
+    error, failed_at = SinkError("it", "mend"), []
+
+    def fail(index: int) -> None:
+        time.sleep(0.01)
+        if index == 3:
+            failed_at.append(time.monotonic())
+            raise error
+
+    class Failing(FakeBackend):
+        def infer(self, feed):
+            fail(self.count)
+            self.count += 1
+            return super().infer(feed)
+
+    engine = Failing(card)
+    engine.count = 0 if who == "engine" else 10**9
+    source = Scripted(10**6, fail if who == "source" else lambda i: time.sleep(0.01), live=True)
+    sink = Keeping(fail if who == "sink" else lambda i: None)
+    report = bounded(lambda: run(source, Segmenter(engine, card), [sink], on_sink_error="stop"))
+    assert time.monotonic() - failed_at[0] < 1.0
+    assert report.error is error
+
+
+# --- sinks that fail -------------------------------------------------------------------------------------------
+
+
+def test_a_failing_sink_ends_the_run_of_a_file_and_every_sink_is_closed(fake: Segmenter, bounded) -> None:
+    source = Scripted(10**6)
+    sinks = [Keeping(), Keeping(raising(SinkError("full", "free some space"), at=3)), Keeping()]
+    report = bounded(lambda: run(source, fake, sinks))
+    assert [s.indices for s in sinks] == [list(range(report.frames)), [0, 1, 2], list(range(report.frames))]
+    assert [s.closed for s in sinks] == [1, 1, 1]
+    assert str(report.error) == "full. Mend: free some space"
+    assert report.to_dict()["sinks"]["sink 2"]["error"] == "full. Mend: free some space"
+    assert (report.sinks["sink 2"].written, report.sinks["sink 2"].dropped) == (3, report.frames - 3)
+    assert source.closed == 1
+
+
+@pytest.mark.parametrize("error", [SinkError("full", "free some space"), ZeroDivisionError("defect")])
+def test_a_failing_sink_does_not_stop_a_live_run(fake: Segmenter, bounded, caplog, error: Exception) -> None:
+    source = Scripted(40, lambda index: time.sleep(0.002), live=True)
+    failing, good, seen = Keeping(raising(error)), Keeping(), []
+    failing.on_write = lambda index: raising(error)()
+    report = bounded(lambda: run(source, fake, [failing, good], on_result=lambda r, rep: seen.append(r.frame_index)))
+    assert failing.indices == []
+    assert failing.closed == good.closed == 1
+    assert good.indices[-1] == seen[-1] == 39
+    assert isinstance(report.error, SinkError)
+    assert str(error).partition(".")[0] in str(report.error)
+    assert ("ZeroDivisionError" in caplog.text) == isinstance(error, ZeroDivisionError), "a defect leaves a traceback"
+
+
+def test_a_file_goes_on_without_a_failing_sink_when_told_so(fake: Segmenter, bounded) -> None:
+    failing, good = Keeping(raising(SinkError("full", "m"), at=1)), Keeping()
+    report = bounded(lambda: run(Scripted(9), fake, [failing, good], on_sink_error="continue"))
+    assert (failing.indices, good.indices, report.frames) == ([0], list(range(9)), 9)
+    assert str(report.error).startswith("full")
+    with pytest.raises(UsageError, match="'ignore'"):
+        run(Scripted(9), fake, on_sink_error="ignore")
+
+
 def test_the_first_error_wins_and_a_later_one_of_closing_does_not_hide_it(fake: Segmenter, bounded) -> None:
     sinks = [
         Keeping(raising(SinkError("first", "m"), at=2), raising(SinkError("second", "m"))),
@@ -313,8 +375,32 @@ def test_the_first_error_wins_and_a_later_one_of_closing_does_not_hide_it(fake: 
     assert report.frames == 2
 
 
+def test_a_sink_that_never_returns_holds_up_nothing_and_is_left_behind(fake: Segmenter, bounded, monkeypatch) -> None:
+    monkeypatch.setattr(pipeline, "FINISH_S", 0.2)
+    never, stop, good = threading.Event(), threading.Event(), Keeping()
+    viewer = Keeping(lambda index: never.wait(WAIT_S))
+    source = Scripted(10**6, lambda index: time.sleep(0.002), live=True)
+
+    def on_result(result, report) -> None:
+        if report.frames >= 50:
+            stop.set()
+
+    try:
+        begin = time.monotonic()
+        report = bounded(lambda: run(source, fake, [viewer, good], stop=stop, on_result=on_result))
+        assert time.monotonic() - begin < 5
+    finally:
+        never.set()
+    assert report.frames >= 50
+    assert len(good.indices) == report.frames - report.sinks["sink 2"].dropped >= 40
+    assert report.left_behind == ("the sink 'sink'",)
+
+
+# --- what hangs ------------------------------------------------------------------------------------------------
+
+
 def test_a_source_that_hangs_is_left_behind(fake: Segmenter, bounded, monkeypatch) -> None:
-    monkeypatch.setattr(pipeline, "SOURCE_GRACE_S", 0.05)
+    monkeypatch.setattr(pipeline, "FINISH_S", 0.1)
     released, stop = threading.Event(), threading.Event()
 
     def before(index: int) -> None:
@@ -327,96 +413,244 @@ def test_a_source_that_hangs_is_left_behind(fake: Segmenter, bounded, monkeypatc
         report = bounded(lambda: run(Scripted(9, before, live=True), fake, [sink], stop=stop), 5)
     finally:
         released.set()
-    assert report.error is None
+    assert (report.error, report.left_behind) == (None, ("the source",))
     assert sink.closed == 1
 
 
-# --- hand-over -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("who", ["source", "engine"])
+def test_the_watchdog_ends_a_run_that_hangs(card: ModelCard, bounded, monkeypatch, who: str) -> None:
+    monkeypatch.setattr(pipeline, "FINISH_S", 0.1)
+    released = threading.Event()
+
+    class Hanging(FakeBackend):
+        calls = 0
+
+        def infer(self, feed):
+            Hanging.calls += 1
+            if who == "engine" and Hanging.calls == 3:
+                released.wait(WAIT_S)
+            return super().infer(feed)
+
+    def before(index: int) -> None:
+        if who == "source" and index == 2:
+            released.wait(WAIT_S)
+
+    source, sink, begin = Scripted(9, before, live=True), Keeping(), time.monotonic()
+    source.before = lambda index: (time.sleep(0.05), before(index))
+    try:
+        report = bounded(lambda: run(source, Segmenter(Hanging(card), card), [sink], watchdog_s=0.3))
+    finally:
+        released.set()
+    assert isinstance(report.error, HungError)
+    assert report.error.exit_code == 4
+    assert f"waiting for the {who}" in str(report.error)
+    assert 0.3 < time.monotonic() - begin < 3
+    assert (report.frames, sink.closed, report.left_behind) == (2, 1, (f"the {who}",))
 
 
-def test_background_hands_everything_over_in_order(bounded) -> None:
-    stop = threading.Event()
-    background = Background(iter(range(1000)), stop, depth=3)
-    assert bounded(lambda: list(background)) == list(range(1000))
-    background.join(WAIT_S)
-    assert background.dropped == 0
+def test_the_watchdog_lets_a_slow_run_live(card: ModelCard, bounded) -> None:
+    segmenter = Segmenter(FakeBackend(card, latency_s=0.1), card)
+    assert bounded(lambda: run(Scripted(6), segmenter, watchdog_s=0.4)).error is None
 
 
-def test_background_raises_after_the_items_before(bounded) -> None:
-    def items():
-        yield from (1, 2)
-        raise KeyError("x")
-
-    seen: list[int] = []
-    background = Background(items(), threading.Event(), depth=5)
-    with pytest.raises(KeyError):
-        bounded(lambda: [seen.append(i) for i in background])
-    assert seen == [1, 2]
+# --- streams ---------------------------------------------------------------------------------------------------
 
 
-def test_background_stops_on_both_sides(bounded) -> None:
-    stop = threading.Event()
-    pulled = []
+def test_a_stream_in_a_for_loop(fake: Segmenter, bounded) -> None:
+    source = Scripted(20)
+    assert bounded(lambda: [r.frame_index for r in Stream(source, fake)]) == list(range(20))
+    assert source.closed == 1
+    source = Scripted(10**6)
 
-    def endless():
+    def first_three() -> list[int]:
+        with Stream(source, fake) as results:
+            return [r.frame_index for r, _ in zip(results, range(3))]
+
+    assert bounded(first_three) == [0, 1, 2]
+    assert source.closed >= 1
+    with pytest.raises(UsageError, match="too few"):
+        Stream(source, fake, max_frames=0)
+
+
+def test_a_stream_raises_after_the_good_results(fake: Segmenter, bounded) -> None:
+    source, seen = Scripted(10, raising(SourceError("cable", "push it in"), at=4)), []
+    with pytest.raises(SourceError, match="cable"):
+        bounded(lambda: [seen.append(r.frame_index) for r in Stream(source, fake)])
+    assert seen == [0, 1, 2, 3]
+
+
+def test_streams_in_asyncio_leave_the_loop_free(card: ModelCard, bounded) -> None:
+    ticks = []
+
+    async def tick() -> None:
         while True:
-            pulled.append(1)
-            yield 1
+            ticks.append(time.monotonic())
+            await asyncio.sleep(0.005)
 
-    full = Background(endless(), stop, depth=2)
-    silent = Background((threading.Event().wait(0.01) for _ in iter(lambda: stop.is_set(), True)), stop)
-    iterator = iter(full)
-    assert next(iterator) == 1
+    async def segment(source: Source, engine: Segmenter) -> list[int]:
+        return [result.frame_index async for result in Stream(source, engine)]
+
+    async def both() -> list[list[int]]:
+        ticking = asyncio.create_task(tick())
+        engines = [Segmenter(FakeBackend(card, latency_s=0.02), card) for _ in range(2)]
+        results = await asyncio.gather(*(segment(Scripted(10), engine) for engine in engines))
+        ticking.cancel()
+        return results
+
+    assert bounded(lambda: asyncio.run(both())) == [list(range(10))] * 2
+    assert len(ticks) > 10
+
+
+def test_a_cancelled_task_ends_its_stream(fake: Segmenter, bounded) -> None:
+    source, begun = Scripted(10**6, lambda index: time.sleep(0.005), live=True), []
+
+    async def watch() -> None:
+        async for result in Stream(source, fake):
+            begun.append(result)
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(watch())
+        while not begun:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    bounded(lambda: asyncio.run(cancelled()), 5)
+    assert source.closed == 1
+
+
+# --- several cameras -------------------------------------------------------------------------------------------
+
+
+def test_cameras_that_share_an_engine_get_equal_turns(card: ModelCard, bounded) -> None:
+    stop, reports = threading.Event(), [Report(), Report(), Report()]
+    segmenter = Segmenter(FakeBackend(card, latency_s=0.005), card)
+    cameras = [Scripted(10**6, lambda index: time.sleep(0.001), live=True) for _ in reports]
+    threads = [
+        threading.Thread(target=run, args=(camera, segmenter), kwargs={"stop": stop, "report": report})
+        for camera, report in zip(cameras, reports)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.6)
     stop.set()
-    assert bounded(lambda: list(iterator)) == []
-    for background in (full, silent):
-        background.join(WAIT_S)
-        assert not background._thread.is_alive()
-    assert len(pulled) <= 5
+    for thread in threads:
+        thread.join(WAIT_S)
+    frames = [report.frames for report in reports]
+    assert min(frames) > 0.7 * max(frames) > 10
 
 
-def test_background_newest_wins_keeps_the_last(bounded) -> None:
-    done = threading.Event()
+def test_a_camera_that_dies_takes_no_other_along(fake: Segmenter, bounded) -> None:
+    dead, report = Report(), Report()
 
-    def items():
-        yield from range(10)
-        done.set()
+    def two() -> None:
+        dying = Scripted(10**6, raising(SourceError("unplugged", "plug it in"), at=5), live=True)
+        other = threading.Thread(target=run, args=(dying, fake), kwargs={"report": dead})
+        other.start()
+        run(Scripted(80, lambda index: time.sleep(0.002), live=True), fake, report=report)
+        other.join(WAIT_S)
 
-    background = Background(items(), threading.Event(), newest_wins=True)
-    assert done.wait(WAIT_S)
-    background.join(WAIT_S)
-    assert bounded(lambda: list(background)) == [9]
-    assert background.dropped == 9
-
-
-# --- signals ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_stops_and_the_second_ends(number: int) -> None:
-    stop = threading.Event()
-    before = signal.getsignal(number)
-    with stopped_by_signals(stop):
-        os.kill(os.getpid(), number)
-        assert stop.wait(WAIT_S)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-    assert signal.getsignal(number) is before
+    bounded(two)
+    assert "unplugged" in str(dead.error)
+    assert report.error is None
+    assert report.frames + report.dropped == 80
 
 
-def test_a_first_signal_while_files_are_finished_does_not_break_them_off() -> None:
-    stop = threading.Event()
-    with stopped_by_signals(stop):
-        stop.set()  # as at the end of every run
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
+# --- figures ---------------------------------------------------------------------------------------------------
 
 
-def test_outside_the_main_thread_signals_are_left_alone(bounded) -> None:
-    before = signal.getsignal(signal.SIGINT)
+def test_results_that_miss_their_deadline_are_counted(card: ModelCard, bounded) -> None:
+    segmenter = Segmenter(FakeBackend(card, latency_s=0.03), card)
+    assert bounded(lambda: run(Scripted(5), segmenter, deadline_ms=10)).missed == 5
+    report = bounded(lambda: run(Scripted(5), segmenter, deadline_ms=10_000))
+    assert (report.missed, report.to_dict()["deadline_ms"]) == (0, 10_000)
+    assert bounded(lambda: run(Scripted(5), segmenter)).missed == 0
 
-    def work() -> None:
-        with stopped_by_signals(threading.Event()):
-            assert signal.getsignal(signal.SIGINT) is before
 
-    bounded(work)
+def test_the_report_can_be_read_while_the_run_goes_on(fake: Segmenter, bounded) -> None:
+    stop, report, sink = threading.Event(), Report(), Keeping()
+    assert report.state is State.CONNECTING
+    assert report.recent().fps == 0
+    source = Scripted(10**6, lambda index: time.sleep(0.002), live=True)
+    thread = threading.Thread(target=run, args=(source, fake, [sink]), kwargs={"stop": stop, "report": report})
+    thread.start()
+    readings = []
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        readings.append((report.frames, report.recent(), report.to_dict()))
+    stop.set()
+    thread.join(WAIT_S)
+    frames = [reading[0] for reading in readings]
+    assert frames == sorted(frames)
+    assert frames[-1] > 10
+    recent = readings[-1][1]
+    assert 20 < recent.fps < 600
+    assert set(recent.age_ms) == {"p50", "p90", "p95", "p99"}
+    assert 0 < recent.latency_ms["p50"] <= recent.age_ms["p50"]
+    assert 0 <= recent.last_age_s < 1
+    assert list(report.to_dict()["states_s"]) == ["live"]
+
+
+def test_the_time_in_each_state_is_kept(fake: Segmenter, bounded) -> None:
+    source = Scripted(30, lambda index: time.sleep(0.005), live=True)
+
+    def before(index: int) -> None:
+        time.sleep(0.005)
+        if index == 10:
+            source._enter(State.STALLED, "no frame")
+            time.sleep(0.1)
+        elif index == 11:
+            source._enter(State.LIVE)
+
+    source.before = before
+    report = bounded(lambda: run(source, fake))
+    states = report.to_dict()["states_s"]
+    assert set(states) == {"live", "stalled", "ended"}
+    assert states["stalled"] == pytest.approx(0.1, abs=0.08)
+
+
+def test_a_result_says_that_its_camera_has_gone_since(card: ModelCard, bounded) -> None:
+    states = []
+    gate = Gate(card)
+    source = Scripted(2, live=True)
+
+    def before(index: int) -> None:
+        if index == 1:
+            assert gate.begun.acquire(timeout=WAIT_S)
+            source._enter(State.STALLED, "no frame")
+            gate.let_through.release(2)
+
+    source.before = before
+    bounded(lambda: run(source, Segmenter(gate, card), on_result=lambda r, rep: states.append(r.state)))
+    assert states[0] is not State.LIVE
+
+
+def test_a_frame_that_grew_old_while_the_engine_was_busy_is_not_segmented(card: ModelCard, bounded) -> None:
+    gate = Gate(card)
+
+    def before(index: int) -> None:
+        if index == 1:
+            assert gate.begun.acquire(timeout=WAIT_S)
+        elif index == 2:  # frame 1 waits, and the camera stalls
+            time.sleep(0.2)
+            gate.let_through.release(3)
+            time.sleep(0.1)
+
+    source, sink = Scripted(3, before, live=True), Keeping()
+    report = bounded(lambda: run(source, Segmenter(gate, card), [sink], max_age_s=0.1))
+    assert sink.indices == [0, 2]
+    assert (report.stale, report.dropped, report.frames) == (1, 1, 2)
+
+
+def test_the_age_under_a_slow_engine_is_bounded(card: ModelCard, bounded) -> None:
+    inference_s, interval_s, stop = 0.1, 0.02, threading.Event()
+    source = Scripted(10**6, lambda index: time.sleep(interval_s), live=True)
+    sink = Keeping()
+    timer = threading.Timer(1.5, stop.set)
+    timer.start()
+    report = bounded(lambda: run(source, Segmenter(FakeBackend(card, latency_s=inference_s), card), [sink], stop=stop))
+    assert report.frames > 8
+    assert report.dropped > 3 * report.frames
+    # The issue of every reader without a slot: each result older than the one before.
+    assert max(sink.ages_ms) < 1000 * (2 * inference_s + 2 * interval_s)

@@ -1,0 +1,36 @@
+"""Ending in good order when a signal comes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """Inside the block SIGINT and SIGTERM set ``stop`` instead of ending the process; a second one ends it.
+
+    Outside the main thread, which alone may handle signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Not stop.is_set(): a run that has ended by itself sets it too, and then still finishes its files.
+    received: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        stop.set()
+        if len(received) > 1:
+            raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            # None stands for a handler that was not set from Python.
+            signal.signal(number, signal.SIG_DFL if old is None else old)
