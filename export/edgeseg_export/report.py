@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeseg.card import ModelCard
+from edgeseg.charts import Chart, scatter_chart
 from edgeseg.pages import page_template
 from edgeseg_export.convert import Conversion
 from edgeseg_export.gate import EngineResult, ratio_text, table, worst_drop, worth
 from edgeseg_export.repair import Step
-from edgeseg_train.charts import Chart, scatter_chart
 
 MOST_RANKED = 12
 """Groups of the sensitivity ranking on the page; the JSON holds all."""

@@ -17,12 +17,12 @@ pytest.importorskip("torch", reason="needs the extra 'export'")
 pytest.importorskip("onnx", reason="needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 
+from edgeseg.charts import scatter_chart
 from edgeseg_export import gate, parity
 from edgeseg_export.convert import Conversion, Labelled
 from edgeseg_export.gate import Accuracy, EngineResult
 from edgeseg_export.repair import Candidate, Measured, Repair, Step
 from edgeseg_export.report import Report, front_chart
-from edgeseg_train.charts import scatter_chart
 
 ENGINES = parity.installed_cpu_engines()
 

@@ -15,13 +15,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 pytest.importorskip("tensorboard", reason="needs the extra 'train'")
 
+from edgeseg.charts import WIDE, line_chart, ticks  # noqa: E402
 from edgeseg.dataset import DataSet  # noqa: E402
 from edgeseg.evaluate import evaluate  # noqa: E402
 from edgeseg.metrics import ConfusionMatrix  # noqa: E402
 from edgeseg_train import checkpoint as checkpoints  # noqa: E402
 from edgeseg_train import report  # noqa: E402
 from edgeseg_train.board import Board  # noqa: E402
-from edgeseg_train.charts import WIDE, line_chart, ticks  # noqa: E402
 from edgeseg_train.evaluate import segmenter_for_network  # noqa: E402
 from edgeseg_train.history import EpochRecord, read_history  # noqa: E402
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from edgeseg.charts import SMALL, Chart, line_chart
 from edgeseg.dataset import DataSet, Sample, check_same_classes
 from edgeseg.draw import color_from_classmap, error_picture
 from edgeseg.errors import EdgesegError
@@ -30,7 +31,6 @@ from edgeseg.metrics import ConfusionMatrix, Scores
 from edgeseg.pages import data_url, page_template
 from edgeseg.segmenter import Segmenter
 from edgeseg_train import checkpoint as checkpoints
-from edgeseg_train.charts import SMALL, Chart, line_chart
 from edgeseg_train.config import TrainConfig
 from edgeseg_train.device import device_named
 from edgeseg_train.evaluate import segmenter_for_network

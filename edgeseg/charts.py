@@ -1,9 +1,9 @@
-"""Charts as numbers for an SVG: the report's template draws them, in the colours of the page."""
+"""Charts as numbers for an SVG: the template of a page draws them, in the colours of the page."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 MOST_DOTS = 120
@@ -108,21 +108,28 @@ def line_chart(
     )
 
 
-def scatter_chart(title: str, clouds: Mapping[str, Sequence[tuple[float, float, str]]]) -> Chart:
-    """Points with what each says under the pointer, by the cloud's name, at least one in all.
+@dataclass(frozen=True)
+class Axes:
+    """Where values lie in a drawing, in units of the SVG, and the ticks of both axes."""
 
-    The horizontal axis begins at zero; the vertical one spans the points, because their differences are the matter.
+    x_at: Callable[[float], float]
+    y_at: Callable[[float], float]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+def scatter_axes(xs: Sequence[float], ys: Sequence[float], area: Area) -> Axes:
+    """Axes for points, at least one: the horizontal one from zero, the vertical one over the span of the points.
 
     Args:
-        title: what the axes are, with their units.
-        clouds: (x, y, text) of each point, x of at least 0.
+        xs: of at least 0.
+        ys: their differences are what matters.
+        area: of the drawing.
     """
-    points = [point for cloud in clouds.values() for point in cloud]
-    x_values = ticks(max(x for x, _, _ in points))
-    low, high = min(y for _, y, _ in points), max(y for _, y, _ in points)
-    step = _step((high - low) / 5 or 1.0)
-    first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
-    area = WIDE
+    x_values = ticks(max(xs))
+    step = _step((max(ys) - min(ys)) / 5 or 1.0)
+    first = math.floor(min(ys) / step)
+    last = max(math.ceil(max(ys) / step), first + 1)
 
     def x_at(x: float) -> float:
         return round(area.left + (area.width - area.left - area.edge) * x / x_values[-1], 1)
@@ -131,15 +138,32 @@ def scatter_chart(title: str, clouds: Mapping[str, Sequence[tuple[float, float, 
         room = area.height - area.bottom - area.edge
         return round(area.height - area.bottom - room * (y / step - first) / (last - first), 1)
 
-    return Chart(
-        title,
-        area,
-        tuple(
-            Curve(name, "", tuple(Dot(x_at(x), y_at(y), text) for x, y, text in cloud))
-            for name, cloud in clouds.items()
-        ),
+    return Axes(
+        x_at,
+        y_at,
         tuple(Tick(x_at(x), f"{x:g}") for x in x_values),
         tuple(Tick(y_at(k * step), f"{k * step:.5g}") for k in range(first, last + 1)),
+    )
+
+
+def scatter_chart(title: str, clouds: Mapping[str, Sequence[tuple[float, float, str]]]) -> Chart:
+    """Points with what each says under the pointer, by the cloud's name, at least one in all; see ``scatter_axes``.
+
+    Args:
+        title: what the axes are, with their units.
+        clouds: (x, y, text) of each point, x of at least 0.
+    """
+    xs, ys, _ = zip(*(point for cloud in clouds.values() for point in cloud))
+    axes = scatter_axes(xs, ys, WIDE)
+    return Chart(
+        title,
+        WIDE,
+        tuple(
+            Curve(name, "", tuple(Dot(axes.x_at(x), axes.y_at(y), text) for x, y, text in cloud))
+            for name, cloud in clouds.items()
+        ),
+        axes.x_ticks,
+        axes.y_ticks,
         None,
     )
 
