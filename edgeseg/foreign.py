@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Union
 
 from edgeseg.card import COLOR_ORDERS, DTYPES, ModelCard, as_triple
 from edgeseg.errors import ModelError, UsageError
 from edgeseg.onnx_reader import OnnxInfo, TensorInfo
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an opened engine file says about itself, under the names of ``OnnxInfo``."""
+
+    path: Path
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    producer: str
+
+
+ModelInfo = Union[OnnxInfo, EngineInfo]
 
 
 @dataclass(frozen=True)
@@ -35,8 +50,8 @@ class ModelFacts:
         return any(value is not None for value in vars(self).values())
 
 
-def card_for_foreign(info: OnnxInfo, facts: ModelFacts) -> ModelCard:
-    """A card for an ONNX file without one, from its own input and output and the user's facts.
+def card_for_foreign(info: ModelInfo, facts: ModelFacts) -> ModelCard:
+    """A card for a model file without one, from its own input and output and the user's facts.
 
     Raises:
         ModelError: facts are missing (all are named, with their flags) or contradict the file.
@@ -91,7 +106,7 @@ def card_for_foreign(info: OnnxInfo, facts: ModelFacts) -> ModelCard:
         ) from error
 
 
-def select_output(info: OnnxInfo, name: str | None) -> TensorInfo:
+def select_output(info: ModelInfo, name: str | None) -> TensorInfo:
     """The output to decode: the named one, or the only one, or ours by its name.
 
     Raises:
@@ -110,7 +125,7 @@ def select_output(info: OnnxInfo, name: str | None) -> TensorInfo:
     raise ModelError(f"{info.path} has the outputs {', '.join(by_name)}", "say which holds the classes: --output NAME")
 
 
-def _layout(image: TensorInfo, info: OnnxInfo) -> tuple[str, tuple[int | None, int | None]]:
+def _layout(image: TensorInfo, info: ModelInfo) -> tuple[str, tuple[int | None, int | None]]:
     if image.dtype not in DTYPES:
         raise ModelError(f"The input of {info.path} is {image.dtype}", f"give a model with {', '.join(DTYPES)}")
     shape = image.shape
@@ -124,7 +139,7 @@ def _layout(image: TensorInfo, info: OnnxInfo) -> tuple[str, tuple[int | None, i
     )
 
 
-def _head(output: TensorInfo, num_classes: int, info: OnnxInfo) -> str:
+def _head(output: TensorInfo, num_classes: int, info: ModelInfo) -> str:
     channels = _static(output.shape[1]) if len(output.shape) == 4 else None
     if output.dtype.startswith(("float", "bfloat")):
         if output.rank_known and len(output.shape) != 4:

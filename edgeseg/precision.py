@@ -108,6 +108,17 @@ def precision_of(graph: Graph, input_shape: Sequence[int] | None = None) -> Prec
     return Precision(tuple(layers))
 
 
+def precision_by_node(graph: Graph) -> dict[str, str]:
+    """What every named node of a graph gives out: "fp16", "fp32" and so on, or "unknown", as for class ids."""
+    tracer = _Tracer(graph, None)
+    found = {}
+    for node in graph.nodes:
+        _tried(tracer.step, node)
+        if node.name and node.outputs:
+            found[node.name] = _PRECISIONS.get(tracer.dtypes.get(node.outputs[0], ""), "unknown")
+    return found
+
+
 def _tried(fact: Callable[[Node], _T], node: Node) -> _T | None:
     """A fact about a node, or None where it has not the inputs and attributes that the ONNX standard asks for."""
     try:

@@ -17,11 +17,13 @@ from edgeseg.backends import Backend, check_inputs, open_backend
 from edgeseg.card import ModelCard
 from edgeseg.decode import classmap_from_logits, classmap_resized
 from edgeseg.errors import MissingDependencyError, ModelError, UsageError, nearest
-from edgeseg.foreign import ModelFacts, card_for_foreign, select_output
+from edgeseg.foreign import EngineInfo, ModelFacts, card_for_foreign, select_output
 from edgeseg.frame import Frame
 from edgeseg.onnx_reader import card_of, read_onnx
 from edgeseg.preprocess import Preprocessor
 from edgeseg.segmentation import Segmentation
+from edgeseg.trt.inspector import tensors_of_plan
+from edgeseg.trt.plan import open_plan
 
 
 class Segmenter:
@@ -157,7 +159,7 @@ def load(
     if path.suffix == ".pt":
         return _load_checkpoint(path, backend, facts, threads)
     if path.suffix == ".engine":
-        raise ModelError(f"{path} is a TensorRT engine, which this version cannot run yet", "run its ONNX file")
+        return _load_engine(path, backend, card, facts)
     info = read_onnx(path)
     output = select_output(info, facts.output).name
     card = card or card_of(info)
@@ -179,6 +181,27 @@ def _load_checkpoint(path: Path, backend: str, facts: ModelFacts, threads: int |
         raise MissingDependencyError.for_extra(package, "train", "Running a checkpoint") from error
     opened, card = cast("tuple[Backend, ModelCard]", opener(path, imgsz=facts.imgsz, threads=threads))
     return Segmenter(opened, card, path=path)
+
+
+def _load_engine(path: Path, backend: str, card: ModelCard | None, facts: ModelFacts) -> Segmenter:
+    if backend not in ("auto", "tensorrt"):
+        raise UsageError(
+            f"{backend} cannot run the TensorRT engine {path}", "run its ONNX file, or leave --backend out"
+        )
+    plan, sidecar = open_plan(path)
+    if card is None and sidecar is not None and sidecar.card is not None:
+        card = sidecar.card
+        _refuse_contradiction(card, facts, path)
+    if card is None:
+        inputs, outputs = tensors_of_plan(plan, path)
+        card = card_for_foreign(EngineInfo(path, inputs, outputs, producer="TensorRT"), facts)
+    # By name, because importing it loads what only engines need.
+    opened = importlib.import_module("edgeseg.backends.tensorrt").TensorRtBackend(plan, card, path)
+    try:
+        return Segmenter(opened, card, output=facts.output, path=path)
+    except ModelError:
+        opened.close()
+        raise
 
 
 def _refuse_contradiction(card: ModelCard, facts: ModelFacts, path: Path) -> None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train a network on a data set",
     "eval": "score a model on a data set",
     "export": "turn a checkpoint into a model file",
+    "build": "turn an ONNX model into a TensorRT engine for this machine",
     "verify": "check that a model computes here what it computed where it was made",
     "info": "show what a model file says about itself",
     "doctor": "show what of this machine edgeseg can use, and what is missing",
@@ -85,7 +86,7 @@ def _discard_stdout() -> None:
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     """The argument parser of one command."""
-    parser = _Parser(prog=f"edgeseg {command}", description=COMMANDS[command].capitalize() + ".")
+    parser = _Parser(prog=f"edgeseg {command}", description=COMMANDS[command][0].upper() + COMMANDS[command][1:] + ".")
     importlib.import_module(f"edgeseg.cli.{command}").add_arguments(parser)
     return parser
 

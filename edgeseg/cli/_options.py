@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +29,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """The same without ``--model``."""
-    parser.add_argument("--backend", default="auto", metavar="NAME", help="auto, openvino or onnxruntime")
+    parser.add_argument("--backend", default="auto", metavar="NAME", help="auto, openvino, onnxruntime or tensorrt")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads for one inference")
     parser.add_argument("--imgsz", type=positive, nargs=2, metavar=("H", "W"), help="input height and width")
+    parser.add_argument(
+        "--rebuild", action="store_true", help="build a TensorRT engine again that does not fit this machine"
+    )
     facts = parser.add_argument_group("models without a card (not exported by edgeseg)")
     facts.add_argument("--card", type=filled, metavar="FILE.json", help="a model card")
     facts.add_argument("--classes", metavar="NAMES", help="class names by id: a,b,c or a file with one a line")
@@ -43,6 +51,7 @@ def segmenter_from_args(args: argparse.Namespace) -> Segmenter:
         EdgesegError: see ``edgeseg.segmenter.load``.
     """
     from edgeseg.segmenter import load
+    from edgeseg.trt.plan import StalePlanError
 
     facts = ModelFacts(
         classes=None if args.classes is None else _classes(args.classes),
@@ -52,7 +61,28 @@ def segmenter_from_args(args: argparse.Namespace) -> Segmenter:
         imgsz=None if args.imgsz is None else (args.imgsz[0], args.imgsz[1]),
         output=args.output,
     )
-    return load(args.model, args.backend, card=args.card, facts=facts, threads=args.threads)
+    opened = partial(load, args.model, args.backend, card=args.card, facts=facts, threads=args.threads)
+    with warnings_told():
+        try:
+            return opened()
+        except StalePlanError:
+            if not args.rebuild:
+                raise
+            from edgeseg.cli.build import rebuild
+
+            rebuild(Path(args.model))
+            return opened()
+
+
+@contextlib.contextmanager
+def warnings_told() -> Iterator[None]:
+    """Warnings as lines on standard error, without where in the code they arose."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            for warning in caught:
+                print("warning:", " ".join(str(warning.message).split()), file=sys.stderr)
 
 
 def filled(text: str) -> str:

@@ -19,6 +19,10 @@ from edgeseg.errors import BackendError
 _LOG_LINES = 20
 
 
+class EngineWarning(UserWarning):
+    """An engine is made or can be run, but is perhaps not what one takes it for."""
+
+
 def require_driver() -> Cuda:
     """What the NVIDIA driver says, asked without TensorRT.
 

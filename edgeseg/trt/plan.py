@@ -17,22 +17,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgeseg import doctor
+from edgeseg import bundled, doctor
 from edgeseg.card import ModelCard
 from edgeseg.doctor import Cuda, Host
 from edgeseg.errors import BackendError, ModelError
 from edgeseg.files import sha256_of, write_text
-from edgeseg.trt.library import load_tensorrt, require_driver
+from edgeseg.trt.builder import BuildOptions
+from edgeseg.trt.library import EngineWarning, load_tensorrt, require_driver
 
 SCHEMA = 1
 
 
 class StalePlanError(BackendError):
     """A plan that was built for something else, or is not the one its record describes. Building it again mends it."""
-
-
-class EngineWarning(UserWarning):
-    """An engine can be run, but is perhaps not what one takes it for."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,8 @@ class Sidecar:
         onnx: name of the file it was built from.
         onnx_sha256, plan_sha256: of that file and of the engine, as hexadecimal text.
         platform: what it was built for.
-        options: of the build: workspace, level, profile and what the network and its flags state.
+        options: of the build.
+        typing: how the builder was told the precision: "strong", or the flags that it was given.
         precision: ``asked`` by the graph and ``found`` in the engine; see ``edgeseg.trt.inspector``.
         latency_ms: measured percentiles, once ``edgeseg bench`` has measured them.
         metrics: measured scores, as in the card, once they were measured on the engine itself.
@@ -91,7 +89,8 @@ class Sidecar:
     onnx_sha256: str
     plan_sha256: str
     platform: Platform
-    options: Mapping[str, Any]
+    options: BuildOptions
+    typing: str
     precision: Mapping[str, Any]
     latency_ms: Mapping[str, float] | None = None
     metrics: Mapping[str, Any] | None = None
@@ -107,22 +106,24 @@ class Sidecar:
         """A record from JSON text.
 
         Raises:
-            ModelError: it is not one. Names ``origin``.
+            StalePlanError: it is not one. Names ``origin``.
         """
-        mend = f"build the engine again with `edgeseg build`, or remove {origin.name} and describe the model by flags"
+        mend = f"build the engine again, or remove {origin.name} and describe the model by flags"
         try:
             data = json.loads(text)
             if data["schema"] != SCHEMA:
-                raise ModelError(f"{origin} has schema {data['schema']}, this edgeseg reads {SCHEMA}", mend)
+                raise StalePlanError(f"{origin} has schema {data['schema']}, this edgeseg reads {SCHEMA}", mend)
             card = data.pop("card")
-            platform = Platform(**data.pop("platform"))
+            options = data.pop("options")
+            profile = options.pop("profile")
             return cls(
                 card=None if card is None else ModelCard.from_json(json.dumps(card), origin=f"The card in {origin}"),
-                platform=platform,
+                platform=Platform(**data.pop("platform")),
+                options=BuildOptions(profile=profile and tuple(map(tuple, profile)), **options),
                 **data,
             )
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            raise ModelError(f"{origin} is not the record of an engine ({doctor.one_line(error)})", mend) from error
+            raise StalePlanError(f"{origin} is not the record of an engine ({doctor.one_line(error)})", mend) from error
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -134,15 +135,20 @@ def read_sidecar(engine: Path) -> Sidecar | None:
     """The record of an engine, or None for one that edgeseg did not build.
 
     Raises:
-        ModelError: the record cannot be read.
+        StalePlanError: what is there is no such record.
+        ModelError: it cannot be read.
     """
     path = sidecar_path(engine)
     try:
         return Sidecar.from_json(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"Cannot read {path} ({error})", "check the file, or build the engine again") from error
+    except UnicodeDecodeError as error:
+        raise StalePlanError(f"{path} is not text", "build the engine again") from error
+    except OSError as error:
+        raise ModelError(
+            f"Cannot read {path} ({error.strerror})", "check the file, or build the engine again"
+        ) from error
 
 
 def write_sidecar(engine: Path, sidecar: Sidecar) -> None:
@@ -160,8 +166,9 @@ def open_plan(engine: Path) -> tuple[bytes, Sidecar | None]:
     Nothing of TensorRT is called. The bytes become code on the GPU: open only engines from a place you trust.
 
     Raises:
-        StalePlanError: it was built for another GPU, TensorRT or JetPack, or is not the one its record describes.
-        ModelError: the engine or its record cannot be read.
+        StalePlanError: it was built for another GPU, TensorRT or JetPack, is not the one its record describes, or
+            its record is none.
+        ModelError: a file cannot be read.
         BackendError: see ``load_tensorrt``.
 
     Warns:
@@ -227,8 +234,11 @@ def check_platform(engine: Path, sidecar: Sidecar, here: Platform) -> None:
 
 
 def onnx_beside(engine: Path, sidecar: Sidecar | None) -> Path:
-    """Where the ONNX file is expected that an engine was built from."""
-    return engine.with_name(sidecar.onnx) if sidecar else engine.with_suffix(".onnx")
+    """Where the ONNX file is expected that an engine was built from: beside it, or in the package for a bundled one."""
+    beside = engine.with_name(sidecar.onnx) if sidecar else engine.with_suffix(".onnx")
+    if sidecar and not beside.is_file() and beside.stem in bundled.names():
+        return bundled.resolve(beside.stem)
+    return beside
 
 
 def rebuild_mend(engine: Path, sidecar: Sidecar | None) -> str:

@@ -58,7 +58,7 @@ def test_public_names() -> None:
 
 
 MODEL_FLAGS = {"--model", "--backend", "--threads", "--imgsz", "--card", "--classes", "--mean", "--std",
-               "--color-order", "--output"}  # fmt: skip
+               "--color-order", "--output", "--rebuild"}  # fmt: skip
 FLAGS = {
     "run": MODEL_FLAGS
     | {"--source", "--camera", "--headless", "--save", "--save-masks", "--stats", "--max-frames", "--alpha"},
@@ -75,6 +75,7 @@ FLAGS = {
         "--notes", "--onnx", "--precision", "--target", "--eval-split", "--calib-split", "--calib-images",
         "--calib-seed", "--max-miou-drop", "--repair-steps", "--json",
     },
+    "build": {"--out", "--workspace-mb", "--opt-level", "--profile", "--timing-cache", "--verbose"},
     "verify": MODEL_FLAGS - {"--model"}
     | {"--golden", "--min-agreement", "--json", "--make", "--data", "--split"},
     "data": {"--split", "--json", "--sheet", "--format", "--from", "--out", "--classes", "--link"},

@@ -315,9 +315,6 @@ def test_files_that_are_no_onnx_model(tmp_path, tiny_model) -> None:
         (tmp_path / "x.onnx").write_bytes(content)
         with pytest.raises(ModelError, match=said):
             load(tmp_path / "x.onnx")
-    (tmp_path / "x.engine").write_bytes(b"x")
-    with pytest.raises(ModelError, match="TensorRT engine"):
-        load(tmp_path / "x.engine")
 
 
 def test_an_unknown_engine_suggests_the_nearest(tiny_model) -> None:

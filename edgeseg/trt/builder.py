@@ -1,0 +1,384 @@
+"""ONNX to engine with any TensorRT from 8.5 to 11, on the machine that will run it.
+
+From 10 on the network is strongly typed: the graph alone says what computes in which precision. TensorRT 8 has no such
+networks. There the builder is allowed what the graph states, and held to it where the graph mixes FP16 and FP32.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgeseg.errors import BackendError, ModelError, UsageError
+from edgeseg.onnx_reader import Constant, Graph, OnnxInfo, read_graph
+from edgeseg.precision import Precision, precision_by_node
+from edgeseg.trt.library import log_of
+
+Shape = tuple[int, ...]
+Profile = tuple[Shape, Shape, Shape]
+"""Least, usual and largest shape of an input."""
+
+Progress = Callable[["float | None", str], object]
+"""Called several times a second while building: the share that is done, None where TensorRT does not tell, and the
+phase it is in."""
+
+MIB = 2**20
+OPT_LEVEL = 3
+_POLL_S = 0.1
+_OUT_OF_MEMORY = re.compile(r"out ?of ?memory|insufficient memory|could not be allocated", re.IGNORECASE)
+_REQUEST = re.compile(r"request\D{0,40}?(\d+) ?(bytes|MB|MiB)", re.IGNORECASE)
+
+
+class StillBuildingError(KeyboardInterrupt):
+    """An interrupt that TensorRT 8 cannot be told of: its thread builds on until the process ends."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+        workspace_mb: memory in MiB that a layer may use while it runs.
+        opt_level: 0 to 5: how long TensorRT looks for the fastest kernels.
+        profile: least, usual and largest shape of the input; for graphs that leave it open.
+    """
+
+    workspace_mb: int = 1024
+    opt_level: int = OPT_LEVEL
+    profile: Profile | None = None
+
+
+@dataclass(frozen=True)
+class Typing:
+    """How the builder is told the precision of the layers.
+
+    Attributes:
+        strong: the graph alone decides.
+        flags: names of the builder flags that a weakly typed network needs.
+        wide: names of layers that a weakly typed network has to leave in FP32.
+    """
+
+    strong: bool
+    flags: tuple[str, ...] = ()
+    wide: frozenset[str] = frozenset()
+
+    @property
+    def may_be_half(self) -> bool:
+        """Whether the builder may run in FP16 what the graph states as FP32."""
+        return "FP16" in self.flags and not self.wide
+
+
+def typing_for(trt: ModuleType, graph: Graph, precision: Precision) -> Typing:
+    """How this TensorRT is told a graph's precision.
+
+    An INT8 graph for TensorRT 8 cannot state FP16 for its other layers (its operator set has no such scales), so
+    those may be in FP16.
+
+    Raises:
+        BackendError: the graph computes in a type that this TensorRT has no flag for.
+    """
+    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        return Typing(strong=True)
+    stated = {layer.precision for layer in precision.layers}
+    flags = {"fp16": ["FP16"], "int8": ["INT8", "FP16"], "bf16": ["BF16"], "fp8": ["FP8"]}
+    wanted = tuple(dict.fromkeys(flag for name in sorted(stated) for flag in flags.get(name, ())))
+    missing = [flag for flag in wanted if not hasattr(trt.BuilderFlag, flag)]
+    if missing:
+        raise BackendError(
+            f"TensorRT {trt.__version__} cannot compute in {missing[0]}, which the graph states",
+            "export the model in another precision, or use TensorRT 10 or newer",
+        )
+    wide = {name for name, given in precision_by_node(graph).items() if given == "fp32"} if "fp16" in stated else ()
+    return Typing(False, wanted, frozenset(wide))
+
+
+def refuse_cpu_graph(graph: Graph, path: Path) -> None:
+    """Refuse an INT8 graph of the kind that CPU engines take and TensorRT does not.
+
+    Raises:
+        ModelError: it has unsigned codes, or integer biases.
+    """
+    constants = dict(graph.constants)
+    for node in graph.nodes:
+        value = node.attributes.get("value")
+        if node.op == "Constant" and isinstance(value, Constant):
+            constants[node.outputs[0]] = value
+    for node in graph.nodes:
+        kind = node.op.rpartition("::")[2]
+        codes = {constants[name].dtype for name in (*node.inputs[:1], *node.inputs[2:]) if name in constants}
+        if kind in ("QuantizeLinear", "DequantizeLinear") and codes & {"uint8", "int32"}:
+            found = "an integer bias" if "int32" in codes else "unsigned codes"
+        elif kind in ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"):
+            found = f"the operator {kind}"
+        else:
+            continue
+        raise ModelError(
+            f"{path} is an INT8 model for CPUs, which TensorRT does not take ({found} at '{node.name or node.op}')",
+            "export it for TensorRT: edgeseg export --precision int8 --target tensorrt",
+        )
+
+
+def check_profile(options: BuildOptions, info: OnnxInfo) -> None:
+    """Refuse a profile that the model's input cannot have, and a missing one where it needs one.
+
+    Raises:
+        UsageError: names the input and its shape.
+        ModelError: the model has several inputs.
+    """
+    if len(info.inputs) != 1:
+        raise ModelError(f"{info.path} has {len(info.inputs)} inputs", "give a model with one image input")
+    image = info.inputs[0]
+    shown = "x".join(str(axis if axis is not None else "?") for axis in image.shape)
+    is_open = any(not isinstance(axis, int) for axis in image.shape)
+    if options.profile is None:
+        if is_open:
+            raise UsageError(
+                f"The input '{image.name}' of {info.path} leaves its shape open ({shown})",
+                "give --profile MIN,OPT,MAX, such as 1x3x256x512,1x3x512x1024,1x3x1024x2048",
+            )
+        return
+    least, usual, largest = options.profile
+    fits = len({len(image.shape), *map(len, options.profile)}) == 1 and all(
+        low <= mid <= high and (not isinstance(axis, int) or low == mid == high == axis)
+        for axis, low, mid, high in zip(image.shape, least, usual, largest)
+    )
+    if not fits:
+        raise UsageError(
+            f"{profile_text(options.profile)} does not fit the input '{image.name}' of {info.path} ({shown})",
+            "give three shapes of as many axes, none smaller than the one before, and fixed axes as they are",
+        )
+
+
+def profile_text(profile: Profile) -> str:
+    """The profile as ``--profile`` takes it: "1x3x256x256,1x3x512x512,1x3x512x1024"."""
+    return ",".join("x".join(map(str, shape)) for shape in profile)
+
+
+def profile_from_text(text: str) -> Profile:
+    """The profile that ``--profile`` gives.
+
+    Raises:
+        ValueError: it is not three shapes of numbers from 1 on.
+    """
+    least, usual, largest = (tuple(map(int, shape.lower().split("x"))) for shape in text.split(","))
+    if min(*least, *usual, *largest) < 1:
+        raise ValueError("an axis is shorter than 1")
+    return least, usual, largest
+
+
+def build_plan(
+    trt: ModuleType,
+    onnx: Path,
+    typing: Typing,
+    options: BuildOptions,
+    *,
+    timing_cache: bytes = b"",
+    progress: Progress | None = None,
+) -> tuple[bytes, bytes]:
+    """Build an engine in memory; the plan, and the timing cache with what was measured.
+
+    Raises:
+        KeyboardInterrupt: the build was interrupted and has ended; ``StillBuildingError`` where TensorRT cannot end it.
+        ModelError: TensorRT does not take the model; names the operator and the node.
+        UsageError: an option that this TensorRT does not have.
+        BackendError: TensorRT fails; out of memory says how much was asked for and is free.
+    """
+    log = log_of(trt)
+    log.take_errors()
+    if not hasattr(trt, "OnnxParser"):
+        raise BackendError(
+            f"This TensorRT {trt.__version__} runs engines but builds none",
+            "install the whole of it: pip install tensorrt",
+        )
+    builder = _made(trt, trt.Builder, log)
+    network = builder.create_network(_network_flags(trt, typing))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(onnx)):
+        raise _refusal(parser, onnx, log.take_errors())
+    config = _config(trt, builder, network, typing, options)
+    cache = config.create_timing_cache(timing_cache)
+    if not config.set_timing_cache(cache, False):  # it was made on another device
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    plan = _Build(trt, builder, network, config).run(progress)
+    if plan is None:
+        raise _failure(log.take_errors(), options)
+    return bytes(plan), bytes(config.get_timing_cache().serialize())
+
+
+def _made(trt: ModuleType, kind: Any, *args: Any) -> Any:
+    try:
+        return kind(*args)
+    except (TypeError, RuntimeError) as error:  # TensorRT's constructors gave a null pointer
+        reason = "; ".join(log_of(trt).take_errors()) or str(error)
+        raise BackendError(
+            f"TensorRT does not start ({reason})", "update the NVIDIA driver; see 'edgeseg doctor'"
+        ) from error
+
+
+def _network_flags(trt: ModuleType, typing: Typing) -> int:
+    flags = trt.NetworkDefinitionCreationFlag
+    return 1 << int(flags.STRONGLY_TYPED if typing.strong else flags.EXPLICIT_BATCH)
+
+
+def _config(trt: ModuleType, builder: Any, network: Any, typing: Typing, options: BuildOptions) -> Any:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * MIB)
+    # Without it the inspector has nothing to say about precision.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if hasattr(config, "builder_optimization_level"):
+        config.builder_optimization_level = options.opt_level
+    elif options.opt_level != OPT_LEVEL:
+        raise UsageError(f"TensorRT {trt.__version__} has no optimisation levels", "leave --opt-level out")
+    for flag in typing.flags:
+        config.set_flag(getattr(trt.BuilderFlag, flag))
+    if typing.wide:
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        for layer in map(network.get_layer, range(network.num_layers)):
+            if layer.name in typing.wide:
+                layer.precision = trt.float32
+    if options.profile is not None:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(network.get_input(0).name, *options.profile)
+        config.add_optimization_profile(profile)
+    return config
+
+
+class _Build:
+    """A build on a thread of its own, so that the main thread can tell how far it is and take an interrupt."""
+
+    def __init__(self, trt: ModuleType, builder: Any, network: Any, config: Any) -> None:
+        self._monitor = _new_monitor(trt) if hasattr(config, "progress_monitor") else None
+        if self._monitor is not None:
+            config.progress_monitor = self._monitor
+        self._work = lambda: builder.build_serialized_network(network, config)
+        self._plan: Any = None
+        self._error: BaseException | None = None
+
+    def run(self, progress: Progress | None) -> Any:
+        thread = threading.Thread(target=self._target, name="tensorrt-build", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(_POLL_S)
+                if progress is not None:
+                    progress(*(self._monitor.done() if self._monitor else (None, "")))
+        except KeyboardInterrupt as interrupt:
+            if self._monitor is None:
+                raise StillBuildingError from interrupt
+            self._monitor.stopped = True
+            thread.join()
+            raise
+        if self._error is not None:
+            raise self._error
+        return self._plan
+
+    def _target(self) -> None:
+        try:
+            self._plan = self._work()
+        except BaseException as error:  # raised again by the thread that waits
+            self._error = error
+
+
+def _new_monitor(trt: ModuleType) -> Any:
+    """A ``tensorrt.IProgressMonitor`` that keeps what it is told."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.stopped = False
+            self._lock = threading.Lock()
+            self._phases: dict[str, _Phase] = {}
+            self._furthest = 0.0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            with self._lock:
+                self._phases[phase_name] = _Phase(parent_phase, max(num_steps, 1))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            with self._lock:
+                if phase_name in self._phases:
+                    self._phases[phase_name].steps_done = step + 1
+            return not self.stopped
+
+        def phase_finish(self, phase_name: str) -> None:
+            with self._lock:
+                self._phases.pop(phase_name, None)
+
+        def done(self) -> tuple[float, str]:
+            with self._lock:
+                self._furthest = max(self._furthest, _share_done(self._phases, None))
+                return self._furthest, next(reversed(list(self._phases)), "")
+
+    return Monitor()
+
+
+@dataclass
+class _Phase:
+    parent: str | None
+    steps: int
+    steps_done: int = 0
+
+
+def _share_done(phases: dict[str, _Phase], parent: str | None) -> float:
+    """How far the phases below ``parent`` are. A phase inside another is one step of it."""
+    share = 0.0
+    for name, phase in phases.items():
+        if phase.parent == parent:
+            share = max(share, min(1.0, (phase.steps_done + _share_done(phases, name)) / phase.steps))
+    return share
+
+
+def _refusal(parser: Any, onnx: Path, logged: list[str]) -> ModelError:
+    """The error for a model that the parser does not take, from its first complaint."""
+    if not parser.num_errors:
+        reason = "; ".join(logged) or "no reason given"
+        return ModelError(f"TensorRT does not read {onnx} ({reason})", "export the model again")
+    error = parser.get_error(0)
+    return ModelError(
+        f"TensorRT does not take {_place(error, onnx)} of {onnx}: {' '.join(error.desc().split())}",
+        "export the model with another --opset or head, use a newer TensorRT, or run it with ONNX Runtime",
+    )
+
+
+def _place(error: Any, onnx: Path) -> str:
+    """Operator and name of the node that an error of the parser is about."""
+    if hasattr(error, "node_operator") and error.node_operator():
+        return f"the operator {error.node_operator()} ('{error.node_name()}')"
+    nodes = read_graph(onnx).nodes
+    if 0 <= error.node() < len(nodes):
+        node = nodes[error.node()]
+        return f"the operator {node.op} ('{node.name or node.outputs[0]}')"
+    return "the graph"
+
+
+def _failure(errors: list[str], options: BuildOptions) -> BackendError:
+    """The error for a build that gave nothing."""
+    text = " ".join(" ".join(errors).split())
+    if not _OUT_OF_MEMORY.search(text):
+        return BackendError(
+            f"TensorRT could not build the engine ({text or 'no reason given'})", "see it with --verbose"
+        )
+    asked = _REQUEST.search(text)
+    return BackendError(
+        f"The GPU ran out of memory while building: {f'{asked[1]} {asked[2]} were asked for, ' if asked else ''}"
+        f"{_free_mib()} are free, and a layer may take {options.workspace_mb} MiB to work in",
+        f"close other programs that use the GPU, or give --workspace-mb {max(options.workspace_mb // 2, 64)}",
+    )
+
+
+def _free_mib() -> str:
+    from edgeseg.trt.cuda import driver
+
+    cuda = driver()
+    device = cuda.device(0)
+    cuda.push_context(cuda.retain_context(device))
+    try:
+        return f"{cuda.free_memory() // MIB} MiB"
+    finally:
+        cuda.pop_context()
+        cuda.release_context(device)
