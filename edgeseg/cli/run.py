@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.cli._options import add_model_arguments, filled, positive, segmenter_from_args, share
+from edgeseg.cli._serve_options import add_serve_arguments, web_sink_from_args
 from edgeseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stats", type=filled, metavar="OUT.json", help="write frames, rate and latencies")
     parser.add_argument("--max-frames", type=positive, metavar="N", help="stop after N frames")
     parser.add_argument("--alpha", type=share, default=0.5, metavar="X", help="share of the class colours (0.5)")
+    add_serve_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -50,6 +52,7 @@ def main(args: argparse.Namespace) -> int:
     from edgeseg.errors import SinkError
     from edgeseg.files import check_writable, write_text
     from edgeseg.io.sources import is_camera, open_source
+    from edgeseg.report import Report
     from edgeseg.stopping import stopped_by_signals
 
     # A misspelt path must not wait for an engine to load, nor come out after an hour's run.
@@ -57,17 +60,24 @@ def main(args: argparse.Namespace) -> int:
         check_writable(args.stats)
     uri = args.source if args.source is not None else str(args.camera)
     with contextlib.ExitStack() as stack:
+        web = web_sink_from_args(args)
+        if web is not None:
+            stack.enter_context(web)
         # A camera is opened last: some go to sleep for good when nobody reads them while an engine loads.
         source = None if is_camera(uri) else stack.enter_context(open_source(uri))
         segmenter = stack.enter_context(segmenter_from_args(args))
         source = source or stack.enter_context(open_source(uri))
         _refuse_to_overwrite(args, source)
+        report = Report()
         sinks = _sinks(args, source)
+        if web is not None:
+            web.attach(source, report)
+            sinks.append(web)
         _note_missing_display(args, sinks)
         stop = threading.Event()
         # Not before: while all this loads there is nothing to finish, and Ctrl-C may end it at once.
         stack.enter_context(stopped_by_signals(stop))
-        report = _segment(args, source, segmenter, sinks, stop)
+        _segment(args, source, segmenter, sinks, stop, report)
         if args.stats:
             try:
                 write_text(args.stats, json.dumps(_stats(report, segmenter, source), indent=2) + "\n")
@@ -81,8 +91,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _segment(
-    args: argparse.Namespace, source: Source, segmenter: Segmenter, sinks: list[Sink], stop: threading.Event
-) -> Report:
+    args: argparse.Namespace,
+    source: Source,
+    segmenter: Segmenter,
+    sinks: list[Sink],
+    stop: threading.Event,
+    report: Report,
+) -> None:
     from tqdm import tqdm
 
     from edgeseg.pipeline import run
@@ -98,7 +113,7 @@ def _segment(
             if any(getattr(sink, "closed", False) for sink in sinks):
                 stop.set()
 
-        return run(source, segmenter, sinks, max_frames=args.max_frames, stop=stop, on_result=shown)
+        run(source, segmenter, sinks, max_frames=args.max_frames, stop=stop, on_result=shown, report=report)
 
 
 def _refuse_to_overwrite(args: argparse.Namespace, source: Source) -> None:

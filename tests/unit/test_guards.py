@@ -61,7 +61,8 @@ MODEL_FLAGS = {"--model", "--backend", "--threads", "--imgsz", "--card", "--clas
                "--color-order", "--output", "--rebuild"}  # fmt: skip
 FLAGS = {
     "run": MODEL_FLAGS
-    | {"--source", "--camera", "--headless", "--save", "--save-masks", "--stats", "--max-frames", "--alpha"},
+    | {"--source", "--camera", "--headless", "--save", "--save-masks", "--stats", "--max-frames", "--alpha",
+       "--serve", "--serve-token"},
     "eval": MODEL_FLAGS | {"--data", "--split", "--json", "--max-images"},
     "train": {
         "--list-models", "--data", "--model", "--imgsz", "--epochs", "--batch", "--out", "--resume", "--seed",

@@ -1,0 +1,120 @@
+"""The web page as a sink."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from edgeseg.errors import MissingDependencyError
+from edgeseg.io.sinks import Sink
+from edgeseg.segmentation import Segmentation
+from edgeseg.web.address import (
+    LOOPBACK,
+    Address,
+    address_seen_from_outside,
+    is_loopback,
+    listen,
+    names_of_this_machine,
+)
+from edgeseg.web.feed import Feed
+from edgeseg.web.monitor import Monitor
+
+if TYPE_CHECKING:
+    import socket
+
+    import uvicorn
+
+    from edgeseg.io.base import Source
+    from edgeseg.report import Report
+
+MAX_CONNECTIONS = 64
+"""Beyond these a request is answered with 503: each may hold a picture in memory."""
+
+STOP_S = 1
+"""How long the end waits for answers that are still on their way."""
+
+
+class WebSink(Sink):
+    """Serves a web page with live pictures and figures, ``/healthz`` and ``/metrics``, from a thread of this process.
+
+    The server answers from construction on, so that a taken port is noticed before an engine loads, until ``close``.
+    ``write`` takes microseconds: pictures are encoded on the server's thread, only while somebody watches, and once
+    for all viewers.
+
+    Args:
+        address: where to listen.
+        token: what viewers must present. None makes one up, unless only this machine can reach the address: then
+            none is needed.
+
+    Raises:
+        UsageError: the port is taken, or the address is not this machine's.
+        MissingDependencyError: the server's packages are not installed.
+    """
+
+    name = "web page"
+
+    def __init__(self, address: Address = LOOPBACK, token: str | None = None) -> None:
+        self._monitor, self._feed = Monitor(), Feed()
+        listener = listen(address)
+        if token is None and not is_loopback(listener.getsockname()[0]):
+            token = secrets.token_urlsafe(16)
+        self.token = token
+        self._address = address_seen_from_outside(listener)
+        try:
+            self._server = self._server_for(listener, names_of_this_machine(address))
+        except ImportError as error:
+            listener.close()
+            raise MissingDependencyError.for_extra(error.name or "uvicorn", "serve", "--serve") from error
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="edgeseg-web", daemon=True)
+        self._thread.start()
+
+    def _server_for(self, listener: socket.socket, names: frozenset[str]) -> uvicorn.Server:
+        import uvicorn
+
+        from edgeseg.web.app import HEADERS, app_for
+        from edgeseg.web.guard import Guard
+
+        app = Guard(
+            app_for(self._monitor, self._feed),
+            names=names,
+            token=self.token,
+            cookie=f"edgeseg-{self._address.port}",
+        )
+        config = uvicorn.Config(
+            app,
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            headers=HEADERS,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=STOP_S,
+        )
+        return uvicorn.Server(config)
+
+    @property
+    def url(self) -> str:
+        """What to open in a browser, the token included."""
+        query = f"?{urlencode({'token': self.token})}" if self.token else ""
+        return f"http://{self._address}/{query}"
+
+    def attach(self, source: Source, report: Report) -> None:
+        """Show the state of ``source`` and what ``report`` counts."""
+        self._monitor.attach(source, report)
+        source.on_state(lambda *_: self._feed.wake())
+
+    def write(self, result: Segmentation) -> None:
+        """Take one result; never fails and never waits."""
+        self._monitor.add(result)
+        self._feed.put(result)
+
+    def close(self) -> None:
+        """Stop the server, within about ``STOP_S`` seconds."""
+        self._server.should_exit = True
+        self._feed.wake()
+        self._thread.join(STOP_S + 1)
