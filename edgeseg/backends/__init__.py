@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError, ModelError, UsageError, nearest
+from edgeseg.processor import check_int8
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,9 @@ def open_backend(path: Path, card: ModelCard, name: str = "auto", *, threads: in
         threads: threads for one inference; None leaves it to the engine.
 
     Raises:
-        UsageError, BackendError: see ``choose_backend``; or the engine refuses the model.
+        UsageError, BackendError: see ``choose_backend`` and ``check_int8``; or the engine refuses the model.
     """
+    check_int8(card)
     module, _, attribute = BACKENDS[choose_backend(name)].partition(":")
     backend_type = getattr(importlib.import_module(module), attribute)
     return cast(Backend, backend_type(path, card, threads=threads))

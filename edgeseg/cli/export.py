@@ -14,12 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE.pt", help="best.pt or last.pt of a training run")
-    source.add_argument("--onnx", type=filled, metavar="FILE.onnx", help="an fp32 model of edgeseg, or the name of a bundled one; it is only read")
+    source.add_argument("--onnx", type=filled, metavar="FILE.onnx", help="an fp32 model, or the name of a bundled one")
     add = parser.add_argument
     add("--out", required=True, metavar="FILE.onnx", help="model file to write")
     add("--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="what the graph computes in (fp32)")
     add("--target", default="cpu", choices=("cpu", "tensorrt"),
         help="who runs an int8 graph: OpenVINO and ONNX Runtime (default), or TensorRT")  # fmt: skip
+    add("--weight-bits", type=int, default=8, choices=(7, 8),
+        help="7: an int8 graph for x86 processors without VNNI, whose sums 8 bits overflow (8)")  # fmt: skip
     add("--imgsz", type=positive, nargs=2, metavar=("H", "W"), help="input height and width (those of training)")
     add("--head", choices=HEADS, help="logits, decoded by edgeseg (default), or a class map")
     add("--opset", type=int, choices=range(17, 21), metavar="N", help="17 (default) to 20")

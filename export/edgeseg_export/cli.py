@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from edgeseg.files import check_writable, replacing, sha256_of, write_text
 from edgeseg.golden import Golden, golden_from_data, golden_path, write_golden
 from edgeseg.metrics import Scores
 from edgeseg.onnx_reader import card_of, read_onnx
+from edgeseg.processor import check_int8
 from edgeseg.segmenter import Segmenter
 from edgeseg_export import convert, gate, parity, to_onnx
 from edgeseg_export.calibration import CalibrationSet, choose_samples
@@ -85,6 +87,8 @@ def _check_options(args: argparse.Namespace, out: Path) -> None:
         raise UsageError("--json reports on a conversion", "add --precision int8 or --precision fp16")
     if args.precision == "int8" and args.data is None:
         raise UsageError("INT8 needs real images to measure its ranges and what it loses", "give --data data.yaml")
+    if args.weight_bits == 7 and (args.precision, args.target) != ("int8", "cpu"):
+        raise UsageError("--weight-bits 7 is for int8 on the CPU", "leave it out")
     if args.precision != "fp32" and args.weights:
         raise UsageError(f"--weights says how an fp32 model is stored, not {args.precision}", "leave --weights out")
     if args.onnx:
@@ -200,21 +204,24 @@ def _convert(args: argparse.Namespace, out: Path, data: DataSet | None, source: 
         labelled = Labelled(data, args.split, data.samples(args.split))
         chosen = choose_samples(data, args.calib_split, args.calib_images, args.calib_seed)
         calibration = CalibrationSet(chosen, source.card)
-    wanted = source.card.replace(precision=args.precision, provenance={"target": args.target})
+    made_for = {"target": args.target, **({"weight_bits": args.weight_bits} if args.precision == "int8" else {})}
+    wanted = source.card.replace(precision=args.precision, provenance=made_for)
+    check_int8(wanted)
     engines = faithful_engines(wanted)
     if not engines:
         raise BackendError(
             f"No engine is installed that could check a graph for {args.target}", "pip install 'edgeseg[export]'"
         )
     bench = Workbench(
-        source, source.path.parent, target=args.target, engines=engines, opset=args.opset, calibration=calibration
-    )
+        source, source.path.parent, target=args.target, engines=engines, opset=args.opset,
+        weight_bits=args.weight_bits, calibration=calibration,
+    )  # fmt: skip
     if args.precision == "fp16":
         done = convert.to_half(bench, labelled)
     else:
         assert labelled is not None
         done = convert.to_int8(bench, labelled, max_drop=args.max_miou_drop / 100, repair_steps=args.repair_steps)
-    card = _card(args, bench, done, calibration)
+    card = _card(args, bench, done, calibration, made_for)
     if labelled is None:
         _check_without_labels(args, bench, done)
     else:
@@ -239,13 +246,17 @@ def _golden(path: Path, card: ModelCard, data: DataSet | None, split: str) -> Go
 
 
 def _card(
-    args: argparse.Namespace, bench: Workbench, done: Conversion, calibration: CalibrationSet | None
+    args: argparse.Namespace,
+    bench: Workbench,
+    done: Conversion,
+    calibration: CalibrationSet | None,
+    made_for: Mapping[str, Any],
 ) -> ModelCard:
     """The card of the converted file; what was measured on the original is kept apart from what holds for it."""
     original = bench.source.card
     provenance: dict[str, Any] = {**original.provenance, "fp32_metrics": dict(original.metrics)}
     provenance.pop("weights_stored", None)
-    provenance.update(opset=opset_of(done.model), target=args.target)
+    provenance.update(opset=opset_of(done.model), **made_for)
     if calibration is not None:
         provenance["calibration"] = {
             "split": args.calib_split, "images": len(calibration), "seed": args.calib_seed,

@@ -91,6 +91,7 @@ class Workbench:
         target: "cpu" or "tensorrt".
         engines: at least one, the preferred one first.
         opset: of the converted graph; None keeps the original's.
+        weight_bits: of INT8; see ``int8.quantize``.
         calibration: real images, needed for INT8.
     """
 
@@ -102,10 +103,12 @@ class Workbench:
         target: str,
         engines: Sequence[str],
         opset: int | None = None,
+        weight_bits: int = 8,
         calibration: CalibrationSet | None = None,
     ) -> None:
         self.source, self.target, self.engines = source, target, tuple(engines)
-        self._folder, self._opset, self._calibration = folder, opset, calibration
+        self._folder, self._calibration = folder, calibration
+        self._form = {"target": target, "opset": opset, "weight_bits": weight_bits}
         # An engine may have to know for whom a graph was made, to run it as it is written.
         self._card = source.card.replace(provenance={"target": target})
         self._activations: Activations | None = None
@@ -137,7 +140,7 @@ class Workbench:
         if candidate.method not in self._ranges:
             self._ranges[candidate.method] = self._activations.ranges(candidate.method)
         kept = [node for name in candidate.kept for node in self.groups[name].nodes]
-        small = int8.quantize(model, self._ranges[candidate.method], target=self.target, keep=kept, opset=self._opset)
+        small = int8.quantize(model, self._ranges[candidate.method], keep=kept, **self._form)
         as_written = self.target == "tensorrt" and opset_of(small) >= STRONGLY_TYPED_OPSET
         return half_from_float(small) if as_written else small
 

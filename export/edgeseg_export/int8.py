@@ -119,7 +119,13 @@ def collect_ranges(model: ModelProto, calibration: CalibrationSet, method: str =
 
 
 def quantize(
-    model: ModelProto, ranges: Ranges, *, target: str, keep: Collection[str] = (), opset: int | None = None
+    model: ModelProto,
+    ranges: Ranges,
+    *,
+    target: str,
+    keep: Collection[str] = (),
+    opset: int | None = None,
+    weight_bits: int = 8,
 ) -> ModelProto:
     """A copy with Q/DQ pairs around what the target runs in 8 bits.
 
@@ -130,6 +136,8 @@ def quantize(
             weights of convolutions, and on the skip input of residual additions.
         keep: names of nodes that stay float32, usually of whole ``Group``s.
         opset: of the result; None keeps the model's. TensorRT 8.x reads up to 17.
+        weight_bits: 7 or 8. With 7 no sum overflows on an x86 processor without VNNI: two products of a byte and a
+            code up to 63 fit 16 bits.
 
     Raises:
         UsageError: another target, an opset outside ``OPSETS``, ``keep`` names a node that is not there, or the
@@ -165,7 +173,7 @@ def quantize(
             if name in results or (node.name, name) in reads:
                 node.input[index] = f"{name}_dequantized"
         if scale is not None:
-            nodes += _quantize_weights(graph, node, edges.weights, scale, target, opset)
+            nodes += _quantize_weights(graph, node, edges.weights, scale, target, opset, 2 ** (weight_bits - 1) - 1)
         nodes.append(node)
         for name in (output for output in node.output if output in codes):
             nodes += _pair(graph, name, name, codes[name])
@@ -324,12 +332,18 @@ def _pair(graph: GraphProto, source: str, name: str, code: _Code) -> list[NodePr
 
 
 def _quantize_weights(
-    graph: GraphProto, conv: NodeProto, weights: Mapping[str, NDArray[Any]], input_scale: Any, target: str, opset: int
+    graph: GraphProto,
+    conv: NodeProto,
+    weights: Mapping[str, NDArray[Any]],
+    input_scale: Any,
+    target: str,
+    opset: int,
+    largest_code: int,
 ) -> list[NodeProto]:
     """Let a convolution read its weight, and on the CPU its bias, through DQ; the nodes that this takes."""
     weight = weights[conv.input[1]]
     bias = weights.get(conv.input[2]) if len(conv.input) > 2 else None
-    scale = np.abs(weight).reshape(len(weight), -1).max(1) / 127
+    scale = np.abs(weight).reshape(len(weight), -1).max(1) / largest_code
     if bias is not None:
         # In a channel with tiny weights the bias would need more than 32 bits.
         scale = np.maximum(scale, np.abs(bias) / (input_scale * _BIAS_ROOM))

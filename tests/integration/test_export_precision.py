@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 
+from edgeseg import processor
 from edgeseg.cli import main
 from edgeseg.dataset import DataSet
 from edgeseg.evaluate import evaluate
@@ -196,6 +197,7 @@ def test_fp16_that_changes_classes_is_refused(save_colour_model, export, tmp_pat
         (("--precision", "int8", "--max-miou-drop", "-1"), "--max-miou-drop"),
         (("--precision", "int8", "--repair-steps", "-1"), "--repair-steps"),
         (("--precision", "int8", "--target", "npu"), "npu"),
+        (("--precision", "fp16", "--weight-bits", "7"), "--weight-bits 7 is for int8"),
         (("--precision", "int8", "--json", "source.onnx/figures.json"), "source.onnx is a file"),
         (("--precision", "int8", "--out", "source.onnx"), "would replace the model"),
         (("--precision", "int8", "--checkpoint", "best.pt"), "not allowed with"),
@@ -295,6 +297,29 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
     assert "Mend: " in error
     assert names_in(tmp_path / "out") == []
     assert sha256_of(source) == before
+
+
+def test_weights_of_7_bits_are_written_and_told(save_colour_model, export, tmp_path):
+    source, out = save_colour_model(tmp_path / "fp32.onnx"), tmp_path / "out" / "model.onnx"
+    assert export(source, "--precision", "int8", "--weight-bits", "7", "--max-miou-drop", "50") == 0
+    assert card_from_onnx(out).provenance["weight_bits"] == 7
+    codes = [
+        np.abs(onnx.numpy_helper.to_array(tensor).astype(int)).max()
+        for tensor in onnx.load(out).graph.initializer
+        if tensor.name.endswith("_weight_quantized")
+    ]
+    assert max(codes) == 63
+
+
+def test_a_processor_whose_sums_overflow_is_refused_before_any_work(
+    save_colour_model, export, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(processor, "sums_overflow", lambda: True)
+    source = save_colour_model(tmp_path / "fp32.onnx")
+    assert export(source, "--precision", "int8") == 2
+    assert "--weight-bits 7" in capsys.readouterr().err
+    assert names_in(tmp_path / "out") == []
+    assert export(source, "--precision", "int8", "--weight-bits", "7", "--max-miou-drop", "50") == 0
 
 
 def test_a_file_beyond_2_gb_is_refused_without_reading_it(save_colour_model, export, tmp_path, capsys):

@@ -121,6 +121,15 @@ def test_onnx_runtime_fuses_all_of_the_cpu_graph(model, ranges, tmp_path):
     assert not {"Add", "Relu", "AveragePool", "GlobalAveragePool", "Concat"} & set(fused)
 
 
+def test_with_weights_of_7_bits_no_pair_of_products_leaves_16_bits(model, ranges):
+    for bits, largest in ((8, 127), (7, 63)):
+        small = int8.quantize(model, ranges, target="cpu", weight_bits=bits)
+        codes = [numpy_helper.to_array(t) for t in small.graph.initializer if t.name.endswith("_weight_quantized")]
+        assert len(codes) > 5
+        assert {int(np.abs(values.astype(int)).max()) for values in codes} == {largest}
+    assert 2 * 255 * 63 < 2**15
+
+
 def test_logits_leave_the_graph_unrounded(model, ranges):
     for target in int8.TARGETS:
         small = int8.quantize(model, ranges, target=target)

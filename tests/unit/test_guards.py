@@ -74,7 +74,7 @@ FLAGS = {
     "export": {
         "--checkpoint", "--out", "--imgsz", "--head", "--opset", "--weights", "--data", "--split", "--tolerance",
         "--notes", "--onnx", "--precision", "--target", "--eval-split", "--calib-split", "--calib-images",
-        "--calib-seed", "--max-miou-drop", "--repair-steps", "--json",
+        "--calib-seed", "--max-miou-drop", "--repair-steps", "--json", "--weight-bits",
     },
     "build": {"--out", "--workspace-mb", "--opt-level", "--profile", "--timing-cache", "--verbose"},
     "verify": MODEL_FLAGS - {"--model"}
