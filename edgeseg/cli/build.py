@@ -15,8 +15,9 @@ from edgeseg.cli._options import filled, positive, warnings_told
 from edgeseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeseg.trt.builder import BuildOptions, Profile, Progress
+    from edgeseg.trt.options import BuildOptions, Profile
     from edgeseg.trt.plan import Sidecar
+    from edgeseg.trt.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
         EdgesegError: see ``edgeseg.trt.engine.build_engine``.
     """
     from edgeseg import bundled
-    from edgeseg.trt.builder import BuildOptions
+    from edgeseg.trt.options import BuildOptions
 
     onnx = bundled.resolve(args.model)
     if onnx.suffix != ".onnx":
@@ -83,7 +84,7 @@ def rebuild(engine: Path) -> None:
     Raises:
         EdgesegError: see ``build``.
     """
-    from edgeseg.trt.builder import BuildOptions
+    from edgeseg.trt.options import BuildOptions
     from edgeseg.trt.plan import StalePlanError, onnx_beside, read_sidecar
 
     try:
@@ -94,7 +95,7 @@ def rebuild(engine: Path) -> None:
 
 
 def _profile(text: str) -> Profile:
-    from edgeseg.trt.builder import profile_from_text
+    from edgeseg.trt.options import profile_from_text
 
     try:
         return profile_from_text(text)

@@ -8,27 +8,19 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from edgeseg.errors import BackendError, ModelError, UsageError
-from edgeseg.onnx_reader import Constant, Graph, OnnxInfo, read_graph
+from edgeseg.onnx_reader import Constant, Graph, read_graph
 from edgeseg.precision import Precision, precision_by_node
 from edgeseg.trt.library import log_of
-
-Shape = tuple[int, ...]
-Profile = tuple[Shape, Shape, Shape]
-"""Least, usual and largest shape of an input."""
-
-Progress = Callable[["float | None", str], object]
-"""Called several times a second while building: the share that is done, None where TensorRT does not tell, and the
-phase it is in."""
+from edgeseg.trt.options import OPT_LEVEL, BuildOptions
+from edgeseg.trt.progress import Progress, new_monitor
 
 MIB = 2**20
-OPT_LEVEL = 3
 _POLL_S = 0.1
 _OUT_OF_MEMORY = re.compile(r"out ?of ?memory|insufficient memory|could not be allocated", re.IGNORECASE)
 _REQUEST = re.compile(r"request\D{0,40}?(\d+) ?(bytes|MB|MiB)", re.IGNORECASE)
@@ -36,21 +28,6 @@ _REQUEST = re.compile(r"request\D{0,40}?(\d+) ?(bytes|MB|MiB)", re.IGNORECASE)
 
 class StillBuildingError(KeyboardInterrupt):
     """An interrupt that TensorRT 8 cannot be told of: its thread builds on until the process ends."""
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """How to build.
-
-    Attributes:
-        workspace_mb: memory in MiB that a layer may use while it runs.
-        opt_level: 0 to 5: how long TensorRT looks for the fastest kernels.
-        profile: least, usual and largest shape of the input; for graphs that leave it open.
-    """
-
-    workspace_mb: int = 1024
-    opt_level: int = OPT_LEVEL
-    profile: Profile | None = None
 
 
 @dataclass(frozen=True)
@@ -123,54 +100,6 @@ def refuse_cpu_graph(graph: Graph, path: Path) -> None:
         )
 
 
-def check_profile(options: BuildOptions, info: OnnxInfo) -> None:
-    """Refuse a profile that the model's input cannot have, and a missing one where it needs one.
-
-    Raises:
-        UsageError: names the input and its shape.
-        ModelError: the model has several inputs.
-    """
-    if len(info.inputs) != 1:
-        raise ModelError(f"{info.path} has {len(info.inputs)} inputs", "give a model with one image input")
-    image = info.inputs[0]
-    shown = "x".join(str(axis if axis is not None else "?") for axis in image.shape)
-    is_open = any(not isinstance(axis, int) for axis in image.shape)
-    if options.profile is None:
-        if is_open:
-            raise UsageError(
-                f"The input '{image.name}' of {info.path} leaves its shape open ({shown})",
-                "give --profile MIN,OPT,MAX, such as 1x3x256x512,1x3x512x1024,1x3x1024x2048",
-            )
-        return
-    least, usual, largest = options.profile
-    fits = len({len(image.shape), *map(len, options.profile)}) == 1 and all(
-        low <= mid <= high and (not isinstance(axis, int) or low == mid == high == axis)
-        for axis, low, mid, high in zip(image.shape, least, usual, largest)
-    )
-    if not fits:
-        raise UsageError(
-            f"{profile_text(options.profile)} does not fit the input '{image.name}' of {info.path} ({shown})",
-            "give three shapes of as many axes, none smaller than the one before, and fixed axes as they are",
-        )
-
-
-def profile_text(profile: Profile) -> str:
-    """The profile as ``--profile`` takes it: "1x3x256x256,1x3x512x512,1x3x512x1024"."""
-    return ",".join("x".join(map(str, shape)) for shape in profile)
-
-
-def profile_from_text(text: str) -> Profile:
-    """The profile that ``--profile`` gives.
-
-    Raises:
-        ValueError: it is not three shapes of numbers from 1 on.
-    """
-    least, usual, largest = (tuple(map(int, shape.lower().split("x"))) for shape in text.split(","))
-    if min(*least, *usual, *largest) < 1:
-        raise ValueError("an axis is shorter than 1")
-    return least, usual, largest
-
-
 def build_plan(
     trt: ModuleType,
     onnx: Path,
@@ -195,29 +124,30 @@ def build_plan(
             f"This TensorRT {trt.__version__} runs engines but builds none",
             "install the whole of it: pip install tensorrt",
         )
-    builder = _made(trt, trt.Builder, log)
+    builder = _builder(trt)
     network = builder.create_network(_network_flags(trt, typing))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx)):
         raise _refusal(parser, onnx, log.take_errors())
     config = _config(trt, builder, network, typing, options)
     cache = config.create_timing_cache(timing_cache)
-    if not config.set_timing_cache(cache, False):  # it was made on another device
+    if cache is None or not config.set_timing_cache(cache, False):  # damaged, or made on another device
         config.set_timing_cache(config.create_timing_cache(b""), False)
+    log.take_errors()
     plan = _Build(trt, builder, network, config).run(progress)
     if plan is None:
         raise _failure(log.take_errors(), options)
     return bytes(plan), bytes(config.get_timing_cache().serialize())
 
 
-def _made(trt: ModuleType, kind: Any, *args: Any) -> Any:
+def _builder(trt: ModuleType) -> Any:
+    log = log_of(trt)
     try:
-        return kind(*args)
-    except (TypeError, RuntimeError) as error:  # TensorRT's constructors gave a null pointer
-        reason = "; ".join(log_of(trt).take_errors()) or str(error)
-        raise BackendError(
-            f"TensorRT does not start ({reason})", "update the NVIDIA driver; see 'edgeseg doctor'"
-        ) from error
+        return trt.Builder(log)
+    except (TypeError, RuntimeError) as error:  # the constructor gave a null pointer
+        reason = "; ".join(log.take_errors()) or str(error)
+        mend = "update the NVIDIA driver; see 'edgeseg doctor'"
+        raise BackendError(f"TensorRT does not start ({reason})", mend) from error
 
 
 def _network_flags(trt: ModuleType, typing: Typing) -> int:
@@ -252,14 +182,15 @@ class _Build:
     """A build on a thread of its own, so that the main thread can tell how far it is and take an interrupt."""
 
     def __init__(self, trt: ModuleType, builder: Any, network: Any, config: Any) -> None:
-        self._monitor = _new_monitor(trt) if hasattr(config, "progress_monitor") else None
+        self._builder, self._network, self._config = builder, network, config
+        self._monitor = new_monitor(trt) if hasattr(config, "progress_monitor") else None
         if self._monitor is not None:
             config.progress_monitor = self._monitor
-        self._work = lambda: builder.build_serialized_network(network, config)
         self._plan: Any = None
         self._error: BaseException | None = None
 
     def run(self, progress: Progress | None) -> Any:
+        """The plan, or None where TensorRT gives none."""
         thread = threading.Thread(target=self._target, name="tensorrt-build", daemon=True)
         thread.start()
         try:
@@ -279,58 +210,9 @@ class _Build:
 
     def _target(self) -> None:
         try:
-            self._plan = self._work()
+            self._plan = self._builder.build_serialized_network(self._network, self._config)
         except BaseException as error:  # raised again by the thread that waits
             self._error = error
-
-
-def _new_monitor(trt: ModuleType) -> Any:
-    """A ``tensorrt.IProgressMonitor`` that keeps what it is told."""
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.stopped = False
-            self._lock = threading.Lock()
-            self._phases: dict[str, _Phase] = {}
-            self._furthest = 0.0
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            with self._lock:
-                self._phases[phase_name] = _Phase(parent_phase, max(num_steps, 1))
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            with self._lock:
-                if phase_name in self._phases:
-                    self._phases[phase_name].steps_done = step + 1
-            return not self.stopped
-
-        def phase_finish(self, phase_name: str) -> None:
-            with self._lock:
-                self._phases.pop(phase_name, None)
-
-        def done(self) -> tuple[float, str]:
-            with self._lock:
-                self._furthest = max(self._furthest, _share_done(self._phases, None))
-                return self._furthest, next(reversed(list(self._phases)), "")
-
-    return Monitor()
-
-
-@dataclass
-class _Phase:
-    parent: str | None
-    steps: int
-    steps_done: int = 0
-
-
-def _share_done(phases: dict[str, _Phase], parent: str | None) -> float:
-    """How far the phases below ``parent`` are. A phase inside another is one step of it."""
-    share = 0.0
-    for name, phase in phases.items():
-        if phase.parent == parent:
-            share = max(share, min(1.0, (phase.steps_done + _share_done(phases, name)) / phase.steps))
-    return share
 
 
 def _refusal(parser: Any, onnx: Path, logged: list[str]) -> ModelError:

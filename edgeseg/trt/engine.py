@@ -16,18 +16,12 @@ from edgeseg.errors import SinkError
 from edgeseg.files import check_writable, replacing, sha256_of
 from edgeseg.onnx_reader import card_of, read_graph, read_onnx
 from edgeseg.precision import Precision, precision_of
-from edgeseg.trt.builder import (
-    BuildOptions,
-    Progress,
-    Typing,
-    build_plan,
-    check_profile,
-    refuse_cpu_graph,
-    typing_for,
-)
+from edgeseg.trt.builder import Typing, build_plan, refuse_cpu_graph, typing_for
 from edgeseg.trt.inspector import check_honoured, engine_information, precision_found
 from edgeseg.trt.library import EngineWarning, load_tensorrt, log_of, require_driver
+from edgeseg.trt.options import BuildOptions, check_profile
 from edgeseg.trt.plan import Platform, Sidecar, platform_of, sidecar_path, write_sidecar
+from edgeseg.trt.progress import Progress
 
 
 def build_engine(
@@ -47,7 +41,7 @@ def build_engine(
         options: see ``BuildOptions``.
         timing_cache: file of measured kernels, read and brought up to date; None takes the user's own for this
             device and TensorRT.
-        progress: see ``edgeseg.trt.builder.Progress``.
+        progress: see ``edgeseg.trt.progress.Progress``.
         echo: called with every line that TensorRT says, from any thread.
 
     Raises:

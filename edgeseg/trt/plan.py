@@ -22,8 +22,8 @@ from edgeseg.card import ModelCard
 from edgeseg.doctor import Cuda, Host
 from edgeseg.errors import BackendError, ModelError
 from edgeseg.files import sha256_of, write_text
-from edgeseg.trt.builder import BuildOptions
 from edgeseg.trt.library import EngineWarning, load_tensorrt, require_driver
+from edgeseg.trt.options import BuildOptions
 
 SCHEMA = 1
 
