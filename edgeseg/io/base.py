@@ -8,6 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from edgeseg.errors import SourceError
 from edgeseg.frame import Frame, State
@@ -27,7 +30,7 @@ class Counts:
         dropped: good ones that a newer one replaced before anybody took them.
         stale: ones passed over because they were old on arrival, or grew old waiting.
         corrupt: ones the decoder called damaged.
-        reconnects: times the source was opened again.
+        reconnects: times a stream that was lost could be opened again.
     """
 
     captured: int = 0
@@ -35,6 +38,19 @@ class Counts:
     stale: int = 0
     corrupt: int = 0
     reconnects: int = 0
+
+
+class Observer(Protocol):
+    """Is told what a source does, such as a recorder. Nothing here may wait."""
+
+    def frame(self, frame: Frame, counts: Counts) -> None:
+        """A frame was handed out."""
+
+    def state(self, old: State, new: State, reason: str) -> None:
+        """The state has changed."""
+
+    def close(self) -> None:
+        """The source was closed."""
 
 
 class Source(ABC):
@@ -46,6 +62,7 @@ class Source(ABC):
         frame_count: how many frames there will be, where that is known.
         rate_hz: frames a second, where that is known.
         counts: what became of its frames.
+        flip: how pictures are mirrored before they are handed out; see ``SourceOptions``.
         paths: the files it reads.
     """
 
@@ -56,7 +73,9 @@ class Source(ABC):
         self.name, self.frame_count, self.rate_hz = name, frame_count, rate_hz
         self.counts = Counts()
         self._state, self._reason = State.LIVE, ""
+        self.flip = "none"
         self._callbacks: list[StateCallback] = []
+        self._observers: list[Observer] = []
 
     @property
     def state(self) -> State:
@@ -77,6 +96,11 @@ class Source(ABC):
         """Have ``callback(old, new, reason)`` called on every change of state. It must return quickly."""
         self._callbacks.append(callback)
 
+    def attach(self, observer: Observer) -> None:
+        """Have an observer told of every frame that is handed out and of every state; it is closed with the source."""
+        self._observers.append(observer)
+        self.on_state(observer.state)
+
     def read(self) -> Frame | None:
         """The next frame of a file, the newest of a live source, waiting for it; None once the source has ended.
 
@@ -93,7 +117,7 @@ class Source(ABC):
             self._enter(State.ENDED)
             return None
         self.counts.captured += 1
-        return replace(frame, capture_ms=1000 * (time.perf_counter() - start))
+        return self._hand_out(replace(frame, capture_ms=1000 * (time.perf_counter() - start)))
 
     def next(self, timeout_s: float) -> Frame | None:
         """``read``, but None also when no frame came within ``timeout_s`` seconds: ``state`` tells which.
@@ -118,8 +142,18 @@ class Source(ABC):
             for callback in self._callbacks:
                 callback(old, state, reason)
 
-    def close(self) -> None:  # noqa: B027 - most sources hold nothing to free
+    def _hand_out(self, frame: Frame, *, is_new: bool = True) -> Frame:
+        if self.flip != "none":
+            frame = flipped(frame, self.flip)
+        if is_new:
+            for observer in self._observers:
+                observer.frame(frame, self.counts)
+        return frame
+
+    def close(self) -> None:
         """Free the device or file. Closing twice is allowed."""
+        while self._observers:
+            self._observers.pop().close()
 
     def __iter__(self) -> Iterator[Frame]:
         while (frame := self.read()) is not None:
@@ -130,3 +164,11 @@ class Source(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def flipped(frame: Frame, flip: str) -> Frame:
+    """A frame with its picture, and its truth if it has one, mirrored: "h", "v" or "both"."""
+    axes = {"h": (1,), "v": (0,), "both": (0, 1)}[flip]
+    image = np.ascontiguousarray(np.flip(frame.image, axes))
+    truth = None if frame.truth is None else np.ascontiguousarray(np.flip(frame.truth, axes))
+    return replace(frame, image=image, truth=truth)

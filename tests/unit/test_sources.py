@@ -11,8 +11,10 @@ import pytest
 
 from edgeseg.errors import EdgesegError, SourceError, TruncatedSourceError
 from edgeseg.frame import State
-from edgeseg.io import sources
-from edgeseg.io.sources import FrameList, ImageSource, Source, StreetSource, VideoSource, open_source
+from edgeseg.io.files import ImageSource, VideoSource
+from edgeseg.io.options import SourceOptions
+from edgeseg.io.sources import FrameList, Source, open_source
+from edgeseg.io.synthetic import StreetSource
 
 RNG = np.random.default_rng(0)
 
@@ -282,8 +284,9 @@ def test_closing_while_another_thread_reads(tmp_path: Path, make_video, bounded)
         ("-1", "no file, folder or camera -1"),
         ("²", "no file, folder or camera"),
         ("x" * 300, "cannot be opened"),
-        ("rtsp://user:secret@host/stream", "rtsp:// are not supported yet"),
-        ("https://host/x.mp4", "https:// are not supported yet"),
+        ("gopher://user:secret@host/stream", "gopher:// cannot be read"),
+        ("https://user:secret@host/x.mp4", "https://***@host/x.mp4 is a file, not a stream"),
+        ("csi://left", "names no camera"),
         ("/dev/zero", "is empty"),
     ],
 )
@@ -297,7 +300,7 @@ def test_what_is_not_there(source: str, said: str) -> None:
 
 @pytest.mark.parametrize("camera", [99, "99", 10**12, "/dev/video77"])
 def test_a_camera_that_does_not_exist(camera, bounded) -> None:
-    with pytest.raises(SourceError, match=r"Camera .* cannot be opened") as caught:
+    with pytest.raises(SourceError, match=rf"camera {camera} cannot be opened: there is no such camera") as caught:
         bounded(lambda: open_source(camera))
     assert caught.value.exit_code == 2
 
@@ -323,42 +326,8 @@ def test_a_pipe_is_refused_rather_than_waited_for(tmp_path: Path, bounded) -> No
 def test_a_device_by_another_name_is_a_camera(tmp_path: Path) -> None:
     link = tmp_path / "usb-camera"
     link.symlink_to("/dev/video77")
-    with pytest.raises(SourceError, match=r"Camera .*usb-camera cannot be opened"):
+    with pytest.raises(SourceError, match=r"camera .*usb-camera cannot be opened"):
         open_source(link)
-
-
-def test_a_camera_that_stops(monkeypatch) -> None:
-    import cv2
-
-    class Camera:
-        left = 2
-
-        def __init__(self, device):
-            assert device == 3
-
-        def isOpened(self):  # noqa: N802 - OpenCV's name
-            return True
-
-        def get(self, what):
-            return {cv2.CAP_PROP_FPS: 30.0}.get(what, -1.0)
-
-        def set(self, what, value):
-            pass
-
-        def read(self):
-            self.left -= 1
-            return self.left >= 0, np.zeros((2, 2, 3), np.uint8)
-
-        def release(self):
-            self.left = -1
-
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
-    source = open_source("3")
-    assert (source.live, source.rate_hz, source.frame_count) == (True, 30.0, None)
-    seen, error = read_until_error(source)
-    assert seen == [0, 1]
-    assert "camera 3 stopped" in str(error)
-    assert source.state is State.FAILED
 
 
 # --- the synthetic street --------------------------------------------------------------------------------------
@@ -382,56 +351,104 @@ def test_a_misspelt_street(uri: str) -> None:
     assert caught.value.exit_code == 2
 
 
-class Clock:
-    """Stands in for ``time`` in the module of sources; sleeping takes no time."""
+def test_the_live_street_counts_what_nobody_fetched(bounded) -> None:
+    def watch():
+        with open_source("synthetic://street?size=16x16&frames=40&rate=100&live=1") as source:
+            time.sleep(0.1)  # a model loads: its frames are nobody's loss
+            seen = [source.read()]
+            time.sleep(0.15)
+            seen += list(source)
+            return seen, source.counts, source.state
 
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.perf_counter = time.perf_counter
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        assert 0 < seconds <= 60
-        self.now += seconds
-
-
-def test_the_live_street_is_paced_and_counts_what_nobody_fetched(monkeypatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(sources, "time", clock)
-    source = open_source("synthetic://street?size=16x16&frames=20&rate=10&live=1")
-    assert source.live
-    clock.now += 5  # a model loads: its frames are nobody's loss
-    seen = []
-    for busy_s in (0, 0, 0.35, 0, 0.01, 1.0, 0):
-        seen.append(source.read())
-        clock.now += busy_s
+    seen, counts, state = bounded(watch)
     indices = [f.index for f in seen]
-    assert indices == [0, 1, 2, 5, 6, 7, 17]
-    assert [f.captured_at for f in seen] == pytest.approx([1005 + i / 10 for i in indices])
-    rest = list(source)
-    assert [f.index for f in rest] == [18, 19]
-    assert source.dropped + len(seen) + len(rest) == 20
-    assert source.read() is None
-    assert source.dropped + len(seen) + len(rest) == 20
-
-
-def test_the_live_street_ends_while_nobody_looks(monkeypatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(sources, "time", clock)
-    source = open_source("synthetic://street?size=16x16&frames=20&rate=10&live=1")
-    assert source.read().index == 0
-    clock.now += 100
-    assert source.read() is None
-    assert source.dropped == 19
-
-
-@pytest.mark.parametrize("rate", ["0.01", "29.97", "1e9", "1e308"])
-def test_the_live_street_never_goes_back(monkeypatch, rate: str) -> None:
-    clock = Clock()
-    monkeypatch.setattr(sources, "time", clock)
-    source = open_source(f"synthetic://street?size=8x8&rate={rate}&live=1")
-    indices = [source.read().index for _ in range(5)]
+    assert (indices[0], indices[-1]) == (0, 39)
     assert indices == sorted(set(indices))
-    assert source.dropped == indices[-1] - 4
+    assert counts.dropped > 0, "what appeared meanwhile was passed over"
+    assert counts.captured == 40 == len(seen) + counts.dropped + counts.stale
+    assert state is State.ENDED
+    assert seen[-1].captured_at - seen[0].captured_at >= 39 / 100 - 1e-6
+
+
+def test_a_file_in_real_time_takes_its_time_and_drops(tmp_path: Path, make_video, bounded) -> None:
+    path = make_video(tmp_path / "v.avi", frames=20, rate_hz=50)
+
+    def watch():
+        with open_source(path, SourceOptions(realtime=True)) as source:
+            assert source.live
+            start = time.monotonic()
+            first = source.read()
+            time.sleep(0.1)
+            rest = list(source)
+            return time.monotonic() - start, [first, *rest], source.counts
+
+    took_s, seen, counts = bounded(watch)
+    assert 0.35 < took_s < 2
+    assert counts.captured == 20 == len(seen) + counts.dropped + counts.stale
+    assert counts.dropped >= 3
+    assert seen[-1].index == 19
+
+
+def test_an_error_of_a_file_in_real_time_reaches_the_reader(tmp_path: Path, make_video, bounded) -> None:
+    path = make_video(tmp_path / "cut.avi", frames=60, rate_hz=500)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    source = open_source(path, SourceOptions(realtime=True))
+    seen, error = bounded(lambda: read_until_error(source))
+    assert seen
+    assert isinstance(error, TruncatedSourceError)
+    assert source.state is State.FAILED
+
+
+# --- what is done to every source ------------------------------------------------------------------------------
+
+
+def test_a_loop_begins_again_and_time_goes_on(tmp_path: Path, make_video) -> None:
+    path = make_video(tmp_path / "v.avi", frames=4, rate_hz=25)
+    with open_source(path, SourceOptions(loop=True)) as source:
+        frames = [source.read() for _ in range(10)]
+    assert source.frame_count is None
+    assert [f.index for f in frames] == list(range(10))
+    assert [f.pts_s for f in frames] == pytest.approx([i / 25 for i in range(10)], abs=0.002)
+    assert np.array_equal(frames[9].image, frames[1].image)
+    assert not np.array_equal(frames[9].image, frames[0].image)
+
+
+@pytest.mark.parametrize("flip", ["h", "v", "both"])
+def test_flips(flip: str) -> None:
+    plain, flipped = (
+        open_source("synthetic://street?size=32x24&frames=1", SourceOptions(flip=way)).read() for way in ("none", flip)
+    )
+    axes = {"h": 1, "v": 0, "both": (0, 1)}[flip]
+    assert np.array_equal(flipped.image, np.flip(plain.image, axes))
+    assert np.array_equal(flipped.truth, np.flip(plain.truth, axes))
+
+
+def test_images_with_a_rate(tmp_path: Path) -> None:
+    for i in range(3):
+        save_image(tmp_path / f"{i}.png")
+    source = open_source(tmp_path, SourceOptions(rate_hz=10))
+    assert source.rate_hz == 10
+    assert [f.pts_s for f in source] == [0.0, 0.1, 0.2]
+
+
+def test_frames_of_a_program_may_be_grey_or_have_four_channels() -> None:
+    images = [np.full((4, 5), 7, np.uint8), np.full((4, 5, 1), 7, np.uint8), np.full((4, 5, 4), 7, np.uint8)]
+    frames = list(FrameList(images))
+    assert all(f.image.shape == (4, 5, 3) and (f.image == 7).all() for f in frames)
+
+
+def test_callbacks_are_told_of_every_state() -> None:
+    told = []
+    source = FrameList([np.zeros((2, 2, 3), np.uint8)])
+    source.on_state(lambda old, new, reason: told.append((old, new, reason)))
+    list(source)
+    list(source)
+    assert told == [(State.LIVE, State.ENDED, "")]
+
+
+def test_a_file_is_its_own_newest(tmp_path: Path) -> None:
+    source = open_source(save_image(tmp_path / "a.png"))
+    assert source.latest(0.1).index == 0
+    assert source.next(0.1) is None
+    assert source.state is State.ENDED
+    assert source.counts.captured == 1
