@@ -48,11 +48,11 @@ class OnnxRuntimeBackend:
             )
         except Exception as error:  # onnxruntime raises types of its own that share no base
             raise BackendError(
-                f"ONNX Runtime {self.version} refuses {path} ({_first_line(error)})",
+                f"ONNX Runtime {self.version} refuses {path} ({first_line(error)})",
                 "export the model again, or try --backend openvino",
             ) from error
-        self.inputs = tuple(_spec(t) for t in self._session.get_inputs())
-        self.outputs = tuple(_spec(t) for t in self._session.get_outputs())
+        self.inputs = tuple(spec_of(t) for t in self._session.get_inputs())
+        self.outputs = tuple(spec_of(t) for t in self._session.get_outputs())
         check_inputs(self.inputs, card, str(path))
         self._names = [o.name for o in self.outputs]
 
@@ -65,7 +65,7 @@ class OnnxRuntimeBackend:
             return dict(zip(self._names, self._session.run(self._names, dict(feed))))
         except Exception as error:
             raise BackendError(
-                f"ONNX Runtime failed ({_first_line(error)})",
+                f"ONNX Runtime failed ({first_line(error)})",
                 "check the frame and the model with 'edgeseg info'",
             ) from error
 
@@ -74,10 +74,12 @@ class OnnxRuntimeBackend:
         self._session = None
 
 
-def _spec(tensor: Any) -> TensorSpec:
+def spec_of(tensor: Any) -> TensorSpec:
+    """What ONNX Runtime says about an input or output."""
     shape = tuple(d if isinstance(d, int) else None for d in tensor.shape)
     return TensorSpec(tensor.name, np.dtype(_DTYPES.get(tensor.type, np.float32)), shape)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The beginning of an error's text, which often goes on for a page."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -23,8 +23,11 @@ class EngineWarning(UserWarning):
     """An engine is made or can be run, but is perhaps not what one takes it for."""
 
 
-def require_driver() -> Cuda:
+def require_driver(program: str = "TensorRT") -> Cuda:
     """What the NVIDIA driver says, asked without TensorRT.
+
+    Args:
+        program: that needs it, for the message.
 
     Raises:
         BackendError: there is no driver, or it shows no device.
@@ -32,7 +35,7 @@ def require_driver() -> Cuda:
     cuda = doctor.read_cuda()
     if cuda is None or not cuda.gpus:
         problem = cuda.problem if cuda else "no libcuda.so.1"
-        raise BackendError(f"TensorRT needs an NVIDIA GPU with its driver, here is none ({problem})", DRIVER_MEND)
+        raise BackendError(f"{program} needs an NVIDIA GPU with its driver, here is none ({problem})", DRIVER_MEND)
     return cuda
 
 
