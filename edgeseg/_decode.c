@@ -109,8 +109,11 @@ void edgeseg_decode(const float *logits, int32_t classes, int32_t prune, const A
     for (int i = 0; i < rows->cells; i++) {
         int64_t top = (int64_t)rows->low[i] * cols->samples, bottom = (int64_t)rows->high[i] * cols->samples;
         uint8_t *line = mask + (int64_t)rows->start[i] * cols->size;
-        for (int j = 0; j < cols->cells; j++)
-            memset(line + cols->start[j], winners[top + cols->low[j]], cols->start[j + 1] - cols->start[j]);
+        for (int j = 0, next; j < cols->cells; j = next) {
+            uint8_t winner = winners[top + cols->low[j]];
+            for (next = j + 1; next < cols->cells && winners[top + cols->low[next]] == winner;) next++;
+            memset(line + cols->start[j], winner, cols->start[next] - cols->start[j]);
+        }
         for (int y = rows->start[i] + 1; y < rows->start[i + 1]; y++)
             memcpy(mask + (int64_t)y * cols->size, line, cols->size);
         for (int j = 0; j < cols->cells; j++) {

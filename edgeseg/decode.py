@@ -17,6 +17,7 @@ the network.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -275,12 +276,11 @@ def _nearest(samples: int, size: int) -> _Indices:
 
 def _safe_scale(flat: NDArray[Any]) -> float | None:
     """A power of two by which differences of these values cannot overflow; None with a NaN or infinity."""
-    values = flat.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        # No term of a sum of squares cancels another: it is finite only if every value is.
-        if np.isfinite(np.dot(values, values)):
-            return 1.0
-    return 0.125 if np.isfinite(values).all() else None
+    # Not np.dot, which for logits as large as these wakes up BLAS threads that then spin beside the engine.
+    least, most = float(flat.min()), float(flat.max())  # NaN if one value is
+    if not (math.isfinite(least) and math.isfinite(most)):
+        return None
+    return 1.0 if max(-least, most) < np.finfo(flat.dtype).max / 8 else 0.125
 
 
 def _take(flat: NDArray[Any], classes: NDArray[np.uint8], corners: _Indices) -> NDArray[Any]:
