@@ -210,7 +210,7 @@ def installed_versions() -> dict[str, str]:
     names = (
         "edgeseg", "numpy", *ONNXRUNTIMES, "openvino", "tensorrt", "tensorrt-cu12", "tensorrt-cu13",
         "cuda-python", "cuda-bindings", *OPENCVS, "torch", "torchvision",
-        "onnx", "tensorboard", "nvidia-modelopt",
+        "onnx", "tensorboard",
     )  # fmt: skip
     found = {name: installed_version(name) for name in names}
     return {"python": platform.python_version(), **{name: v for name, v in found.items() if v is not None}}
