@@ -170,7 +170,7 @@ class LiveSource(NewestWins):
 
     def close(self) -> None:
         """Let go of the camera. A reader that hangs in a driver keeps its device until the process ends."""
-        self._finish(State.ENDED)
+        self._abandon()
         self._supervisor.join(_LINGER_S)
         if self._session is not None:
             self._session.join(_LINGER_S)

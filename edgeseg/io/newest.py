@@ -33,6 +33,7 @@ class NewestWins(Source):
         self._is_taken = False
         self._is_asked_for = False
         self._is_over = False
+        self._end = State.ENDED, ""
         self._error: BaseException | None = None
 
     @property
@@ -60,6 +61,7 @@ class NewestWins(Source):
             self._ask()
             while (frame := self._take()) is None:
                 if self._is_over:
+                    self._enter(*self._end)
                     self._raise_error()
                     return None
                 left = deadline - time.monotonic()
@@ -109,12 +111,19 @@ class NewestWins(Source):
             self._changed.notify_all()
 
     def _finish(self, state: State, reason: str = "", error: BaseException | None = None) -> None:
-        """No frame will follow; whoever asks is given the error once."""
+        """No frame will follow the one in the slot; whoever asks after it is given the error, once."""
         with self._changed:
             if not self._is_over:
-                self._is_over, self._error = True, error
-                self._enter(state, reason)
+                self._is_over, self._end, self._error = True, (state, reason), error
+                if self._slot is None or self._is_taken:
+                    self._enter(state, reason)
             self._changed.notify_all()
+
+    def _abandon(self) -> None:
+        """The source is closed: nobody will take the frame in the slot."""
+        with self._changed:
+            self._is_taken = True
+            self._finish(State.ENDED)
 
 
 class PacedSource(NewestWins):
@@ -164,7 +173,7 @@ class PacedSource(NewestWins):
     def close(self) -> None:
         """Stop playing and close the file."""
         self._stop.set()
-        self._finish(State.ENDED)
+        self._abandon()
         if self._thread.ident is not None:
             self._thread.join(_CLOSE_S)
         self._source.close()

@@ -13,6 +13,7 @@ from edgeseg.io.files import FrameList, LoopedSource, open_path
 from edgeseg.io.live import LiveSource
 from edgeseg.io.newest import PacedSource
 from edgeseg.io.options import SourceOptions
+from edgeseg.io.recording import ReplaySource
 from edgeseg.io.stream import OpenReader
 from edgeseg.io.street import street_from_uri
 from edgeseg.io.synthetic import StreetSource
@@ -28,7 +29,7 @@ _TAKES: Mapping[str, set[str]] = {
     "network": _LIVE | {"open-timeout", "transport", "reader", "hwdec"},
     "path": {"flip", "loop", "realtime", "max-age", "rate", "hwdec"},
     "synthetic": {"flip", "realtime", "max-age"},
-    "replay": {"flip", "loop"},
+    "replay": {"flip"},
 }
 
 
@@ -60,7 +61,7 @@ def open_source(uri: str | int | os.PathLike[str], options: SourceOptions | None
         raise UsageError(
             f"The option '{name}' means nothing to {address.shown}", f"it takes {', '.join(sorted(_TAKES[family]))}"
         )
-    source = _open_local(address, options) if family in _LOCAL else _open_live(address, options)
+    source = _LOCAL.get(address.kind, _open_live)(address, options)
     source.flip = options.flip
     return source
 
@@ -82,11 +83,15 @@ def _open_file(address: Address, options: SourceOptions) -> Source:
     return PacedSource(source, options.max_age_s) if options.realtime else source
 
 
-_LOCAL: Mapping[str, Callable[[Address, SourceOptions], Source]] = {"synthetic": _open_synthetic, "path": _open_file}
+def _open_replay(address: Address, _: SourceOptions) -> Source:
+    return ReplaySource(address.target)
 
 
-def _open_local(address: Address, options: SourceOptions) -> Source:
-    return _LOCAL[address.kind](address, options)
+_LOCAL: Mapping[str, Callable[[Address, SourceOptions], Source]] = {
+    "path": _open_file,
+    "synthetic": _open_synthetic,
+    "replay": _open_replay,
+}
 
 
 def _open_live(address: Address, options: SourceOptions) -> Source:
