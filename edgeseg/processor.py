@@ -1,4 +1,4 @@
-"""What this machine's processor can do with 8-bit numbers."""
+"""What this machine's processor can do with narrow numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})
+BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @cache

@@ -85,14 +85,21 @@ def faithful_engines(card: ModelCard) -> tuple[str, ...]:
 
 
 def choose_backend(name: str) -> str:
-    """The engine that ``name`` ("auto" or one of ``BACKENDS``) means on this machine.
+    """The engine that ``name`` ("auto", or one of ``BACKENDS`` or ``ON_REQUEST``) means on this machine.
 
     Raises:
         UsageError: no such engine; suggests the nearest.
         BackendError: it, or for "auto" every one, is not installed.
+ON_REQUEST: Mapping[str, str] = {
+    "openvino-bf16": "edgeseg.backends.openvino:OpenVinoBfloat16Backend",
+}
+"""Engines that compute in another precision than the file says, and are therefore never chosen but by name. Before the
+dash stands the package."""
+
     """
-    if name != "auto" and name not in BACKENDS:
-        raise UsageError(f"There is no backend '{name}'", nearest(name, ["auto", *BACKENDS]))
+    known = ["auto", *BACKENDS, *ON_REQUEST]
+    if name not in known:
+        raise UsageError(f"There is no backend '{name}'", nearest(name, known))
     installed = installed_backends()
     wanted = installed[:1] if name == "auto" else [n for n in installed if n == name]
     if not wanted:
@@ -107,14 +114,14 @@ def open_backend(path: Path, card: ModelCard, name: str = "auto", *, threads: in
     Args:
         path: the ONNX file.
         card: gives the input size where the file leaves it open.
-        name: "auto" or one of ``BACKENDS``.
+        name: as for ``choose_backend``.
         threads: threads for one inference; None leaves it to the engine.
 
     Raises:
         UsageError, BackendError: see ``choose_backend`` and ``check_int8``; or the engine refuses the model.
     """
     check_int8(card)
-    module, _, attribute = BACKENDS[choose_backend(name)].partition(":")
+    module, _, attribute = {**BACKENDS, **ON_REQUEST}[choose_backend(name)].partition(":")
     backend_type = getattr(importlib.import_module(module), attribute)
     return cast(Backend, backend_type(path, card, threads=threads))
 

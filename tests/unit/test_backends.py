@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseg import backends
+from edgeseg import backends, processor
 from edgeseg.backends import Backend, TensorSpec, check_input, check_inputs, choose_backend, open_backend
 from edgeseg.backends.fake import FakeBackend
 from edgeseg.card import ModelCard
@@ -259,6 +259,7 @@ def test_choice(monkeypatch) -> None:
     monkeypatch.setattr(backends, "installed_backends", lambda: ("openvino", "onnxruntime"))
     assert choose_backend("auto") == "openvino"
     assert choose_backend("onnxruntime") == "onnxruntime"
+    assert choose_backend("openvino-bf16") == "openvino-bf16"
     with pytest.raises(UsageError, match=r"no backend 'openvno'.*did you mean 'openvino'"):
         choose_backend("openvno")
     monkeypatch.setattr(backends, "installed_backends", lambda: ())
@@ -270,6 +271,29 @@ def test_choice(monkeypatch) -> None:
 def test_installed_engines_are_looked_up_without_importing_them() -> None:
     found = backends.installed_backends()
     assert set(found) == {name for name in REAL if importlib.util.find_spec(name)}
+
+
+def test_bfloat16_is_only_computed_on_request(open_tiny, monkeypatch) -> None:
+    needs("openvino")
+    if not processor.features() & processor.BFLOAT16:
+        pytest.skip("this processor does not compute in bfloat16")
+    monkeypatch.setattr(backends, "installed_backends", lambda: ("openvino",))
+    assert choose_backend("auto") == "openvino"
+    narrow, wide = open_tiny("openvino-bf16"), open_tiny("openvino")
+    assert narrow.name == "openvino-bf16"
+    feed = {"image": picture()[None]}
+    found, exact = narrow.infer(feed)["logits"], wide.infer(feed)["logits"]
+    assert not np.array_equal(found, exact)
+    np.testing.assert_allclose(found, exact, rtol=0, atol=0.02 * np.abs(exact).max())
+    narrow.close()
+    wide.close()
+
+
+def test_bfloat16_is_refused_where_the_processor_lacks_it(open_tiny, monkeypatch) -> None:
+    needs("openvino")
+    monkeypatch.setattr("edgeseg.backends.openvino.features", lambda: frozenset({"avx2"}))
+    with pytest.raises(BackendError, match=r"does not compute in bfloat16.*--backend openvino"):
+        open_tiny("openvino-bf16")
 
 
 # --- the fake --------------------------------------------------------------------------------------------------
