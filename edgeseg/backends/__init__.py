@@ -101,7 +101,7 @@ dash stands the package."""
     if name not in known:
         raise UsageError(f"There is no backend '{name}'", nearest(name, known))
     installed = installed_backends()
-    wanted = installed[:1] if name == "auto" else [n for n in installed if n == name]
+    wanted = installed[:1] if name == "auto" else [name] if name.partition("-")[0] in installed else []
     if not wanted:
         what = "No inference engine is" if name == "auto" else f"The backend '{name}' is not"
         raise BackendError(f"{what} installed", "pip install 'edgeseg[cpu]'")
