@@ -37,6 +37,9 @@ _BATCH_LOGITS = 1 << 19
 _MIN_PIXELS_TO_PRUNE = 9
 _ARGMAX_TILE = 8192
 
+TAP = np.dtype([("low", "<i4"), ("high", "<i4"), ("weight", "<f4")])
+"""Of an output row or column: its two samples, and the weight of the second."""
+
 _Indices = NDArray[np.intp]
 
 
@@ -53,6 +56,7 @@ class _Axis:
         offset: intp [cells, pixels], output pixel times ``stride``.
         weight: of ``high``, [pixels, cells], by dtype.
         table: the same for the compiled form.
+        taps: ``TAP`` [size], the same pixel by pixel, for decoders elsewhere.
     """
 
     def __init__(self, samples: int, size: int, stride: int) -> None:
@@ -72,6 +76,8 @@ class _Axis:
         beyond = np.clip(used + 1, 0, samples - 1)
         self.high: _Indices = np.where(weight[pixel].any(axis=0), beyond, self.low).astype(np.intp)
         self.table = decode_compiled.AxisTable(samples, size, self.low, self.high, first, weight)
+        self.taps = np.empty(size, TAP)
+        self.taps["low"], self.taps["high"], self.taps["weight"] = self.low[cell_of], self.high[cell_of], weight
 
 
 class Decoder:
@@ -88,6 +94,10 @@ class Decoder:
         logits_hw: height and width of the logits.
         size_hw: height and width of the frame; any ratio to ``logits_hw``, larger or smaller.
         num_classes: 1 to 255, because 255 in a mask means "no class".
+
+    Attributes:
+        rows, cols: ``TAP`` [H] and [W], where the output falls between the logits.
+        prune: classes that cannot win in a cell are left out before anything is interpolated there.
 
     Raises:
         ModelError: a size below 1, or a number of classes outside 1 to 255.
@@ -111,10 +121,11 @@ class Decoder:
         self._rows = _Axis(self.logits_hw[0], self.size_hw[0], stride=self.size_hw[1])
         self._cols = _Axis(self.logits_hw[1], self.size_hw[1], stride=1)
         cell_pixels = self._rows.pixels * self._cols.pixels
+        self.rows, self.cols = self._rows.taps, self._cols.taps
         self._batch = max(1, min(_BATCH_PIXELS // cell_pixels, _BATCH_LOGITS // (4 * self.num_classes)))
-        self._prune = self.num_classes > 2 and cell_pixels >= _MIN_PIXELS_TO_PRUNE
+        self.prune = self.num_classes > 2 and cell_pixels >= _MIN_PIXELS_TO_PRUNE
         self._compiled = decode_compiled.CompiledDecoder(
-            self._rows.table, self._cols.table, self.num_classes, self._prune
+            self._rows.table, self._cols.table, self.num_classes, self.prune
         )
 
     def __call__(self, logits_chw: NDArray[Any]) -> tuple[NDArray[np.uint8], bool]:
@@ -176,7 +187,7 @@ class Decoder:
         corners = np.empty((4, len(cells)), np.intp)
         for corner, (y, x) in zip(corners, ((top, left), (top, right), (bottom, left), (bottom, right))):
             np.add(y, x, out=corner)
-        if self._prune:
+        if self.prune:
             order, slots = _candidates(flat, winners, corners)
             row, col, corners = row[order], col[order], corners.take(order, axis=1)
         else:

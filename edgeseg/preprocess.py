@@ -37,12 +37,7 @@ class Preprocessor:
         Raises:
             UsageError: not a uint8 [H, W, 3] array.
         """
-        if not _is_picture(image_hwc):
-            # None is what cv2.imread gives for a file it cannot read.
-            what = (
-                f"{image_hwc.dtype} {list(image_hwc.shape)}" if isinstance(image_hwc, np.ndarray) else repr(image_hwc)
-            )
-            raise UsageError(f"A frame is {what}", "give uint8 [H, W, 3] in BGR order")
+        check_picture(image_hwc)
         card = self._card
         direct = card.input_dtype == "uint8" and card.input_layout == "nhwc" and card.color_order == "bgr"
         same_size = image_hwc.shape[:2] == card.input_size_hw
@@ -64,11 +59,20 @@ class Preprocessor:
         return self._tensor
 
 
-def _is_picture(image: object) -> bool:
-    return (
+def check_picture(image: object) -> None:
+    """Refuse what is no picture.
+
+    Raises:
+        UsageError: not a uint8 [H, W, 3] array.
+    """
+    if (
         isinstance(image, np.ndarray)
         and image.dtype == np.uint8
         and image.ndim == 3
         and image.shape[2] == 3
         and image.size > 0
-    )
+    ):
+        return
+    # None is what cv2.imread gives for a file it cannot read.
+    what = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else repr(image)
+    raise UsageError(f"A frame is {what}", "give uint8 [H, W, 3] in BGR order")

@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg import bundled
-from edgeseg.backends import Backend, check_inputs, open_backend
+from edgeseg.backends import (
+    Backend,
+    FrameBackend,
+    FrameSegmenter,
+    check_class_map,
+    check_inputs,
+    check_logits,
+    foreign_class,
+    open_backend,
+)
 from edgeseg.card import ModelCard
 from edgeseg.decode import classmap_from_logits, classmap_resized
 from edgeseg.errors import MissingDependencyError, ModelError, UsageError, nearest
@@ -54,6 +63,9 @@ class Segmenter:
         self._input = backend.inputs[0].name
         self._output = output or outputs[0]
         self._preprocess = Preprocessor(card)
+        self._segment: FrameSegmenter = self._segment_here
+        if isinstance(backend, FrameBackend):
+            self._segment = backend.frame_segmenter(card, self._output)
 
     def __call__(self, frame: Frame | NDArray[np.uint8]) -> Segmentation:
         """Segment a frame, or a uint8 [H, W, 3] image in BGR.
@@ -65,12 +77,18 @@ class Segmenter:
         """
         if not isinstance(frame, Frame):
             frame = Frame(frame, 0, time.monotonic())
+        mask, valid, timing = self._segment(frame.image)
+        if frame.capture_ms is not None:
+            timing["capture"] = frame.capture_ms
+        return Segmentation(mask, self.card.classes, self.card.palette, frame, timing, valid)
+
+    def _segment_here(self, image_hwc: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool, dict[str, float]]:
         start = time.perf_counter()
-        tensor = self._preprocess(frame.image)
+        tensor = self._preprocess(image_hwc)
         prepared = time.perf_counter()
         output = self.backend.infer({self._input: tensor})[self._output]
         inferred = time.perf_counter()
-        mask, valid = self._decode(output, frame.size_hw)
+        mask, valid = self._decode(output, (image_hwc.shape[0], image_hwc.shape[1]))
         done = time.perf_counter()
         timing = {
             "preprocess": 1000 * (prepared - start),
@@ -78,35 +96,20 @@ class Segmenter:
             "decode": 1000 * (done - inferred),
             "end_to_end": 1000 * (done - start),
         }
-        if frame.capture_ms is not None:
-            timing["capture"] = frame.capture_ms
-        return Segmentation(mask, self.card.classes, self.card.palette, frame, timing, valid)
+        return mask, valid, timing
 
     def _decode(self, output: NDArray[Any], size_hw: tuple[int, int]) -> tuple[NDArray[np.uint8], bool]:
         if self.card.head == "mask":
             return self._decode_ids(output, size_hw), True
-        if output.ndim != 4 or output.shape[0] != 1 or output.shape[1] != self.card.num_classes:
-            raise ModelError(
-                f"The model gave {list(output.shape)}, logits for {self.card.num_classes} classes "
-                f"are [1, {self.card.num_classes}, h, w]",
-                "correct --classes, --output or the card",
-            )
+        check_logits(output.shape, self.card)
         return classmap_from_logits(output[0], size_hw)
 
     def _decode_ids(self, output: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
-        one_map = output.ndim >= 2 and output.size > 0 and all(n == 1 for n in output.shape[:-2])
-        if not one_map or output.dtype.kind not in "iub":
-            raise ModelError(
-                f"The model gave {output.dtype} {list(output.shape)}, a class map is integers [1, h, w]",
-                "correct --output or the card",
-            )
+        check_class_map(output.dtype, output.shape)
         ids = output.reshape(output.shape[-2:])
         least, most = int(ids.min()), int(ids.max())
         if least < 0 or most >= self.card.num_classes:
-            raise ModelError(
-                f"The model gave class {least if least < 0 else most}, its card names {self.card.num_classes} classes",
-                "correct --classes or the card",
-            )
+            raise foreign_class(least if least < 0 else most, self.card)
         # A copy: engines reuse their output buffer, results are the caller's to keep.
         return classmap_resized(ids.astype(np.uint8), size_hw)
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-STAGES = ("capture", "preprocess", "infer", "decode", "sink", "end_to_end", "age")
-"""``end_to_end`` runs from the frame in host memory to its class map in host memory, ``age`` from the frame's capture
-to its class map, waiting included."""
+STAGES = ("capture", "preprocess", "infer", "decode", "h2d", "compute", "d2h", "sink", "end_to_end", "age")
+"""Where a GPU takes whole frames, ``h2d`` (the copy to it), ``compute`` and ``d2h`` (the copy back), by its own clock,
+are in place of ``preprocess``, ``infer`` and ``decode``. ``end_to_end`` runs from the frame in host memory to its
+class map in host memory, ``age`` from the frame's capture to its class map, waiting included."""
 
 PERCENTILES = (50, 90, 95, 99)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +61,40 @@ class Backend(Protocol):
         ...
 
 
+FrameSegmenter = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], bool, dict[str, float]]]
+"""Takes a uint8 [H, W, 3] image in BGR of any size, another than the last one too. Gives the mask, uint8 [H, W], a new
+array; whether it is valid; milliseconds by stage, "end_to_end" among them."""
+
+
+@runtime_checkable
+class FrameBackend(Backend, Protocol):
+    """A backend that also does what comes before and after the network, where the network runs."""
+
+    def frame_segmenter(self, card: ModelCard, output: str) -> FrameSegmenter:
+        """What gives the class map of a frame, the same as by ``Preprocessor``, ``infer`` and ``edgeseg.decode``.
+
+        Args:
+            card: what the model's input and output mean.
+            output: name of the output to decode.
+
+        Raises:
+            ModelError: the output is not what the card says.
+            BackendError: the device cannot do it.
+        """
+        ...
+
+
 BACKENDS: Mapping[str, str] = {
     "openvino": "edgeseg.backends.openvino:OpenVinoBackend",
     "onnxruntime": "edgeseg.backends.onnxruntime:OnnxRuntimeBackend",
 }
 """Engines for ONNX files by the name of their package, in the order in which ``auto`` prefers them."""
+
+ON_REQUEST: Mapping[str, str] = {
+    "openvino-bf16": "edgeseg.backends.openvino:OpenVinoBfloat16Backend",
+}
+"""Engines that compute in another precision than the file says, and are therefore never chosen but by name. Before the
+dash stands the package."""
 
 
 def installed_backends() -> tuple[str, ...]:
@@ -90,12 +119,6 @@ def choose_backend(name: str) -> str:
     Raises:
         UsageError: no such engine; suggests the nearest.
         BackendError: it, or for "auto" every one, is not installed.
-ON_REQUEST: Mapping[str, str] = {
-    "openvino-bf16": "edgeseg.backends.openvino:OpenVinoBfloat16Backend",
-}
-"""Engines that compute in another precision than the file says, and are therefore never chosen but by name. Before the
-dash stands the package."""
-
     """
     known = ["auto", *BACKENDS, *ON_REQUEST]
     if name not in known:
@@ -158,6 +181,41 @@ def check_input(spec: TensorSpec, card: ModelCard, model: str) -> None:
             f"the card says {card.input_dtype} {list(wanted)}",
             "correct --imgsz, --card or the flags, or export the model again at that size",
         )
+
+
+def check_logits(shape: Sequence[int | None], card: ModelCard) -> None:
+    """Refuse an output that is not the logits of one frame for a card's classes.
+
+    Raises:
+        ModelError: the shape is not [1, C, h, w].
+    """
+    if len(shape) != 4 or shape[0] != 1 or shape[1] != card.num_classes:
+        raise ModelError(
+            f"The model gave {list(shape)}, logits for {card.num_classes} classes are [1, {card.num_classes}, h, w]",
+            "correct --classes, --output or the card",
+        )
+
+
+def check_class_map(dtype: np.dtype[Any], shape: Sequence[int | None]) -> None:
+    """Refuse an output that is not the class map of one frame.
+
+    Raises:
+        ModelError: it is not integers of the shape [h, w], with axes of one before them or not.
+    """
+    one_map = len(shape) >= 2 and 0 not in shape and all(n == 1 for n in shape[:-2])
+    if not one_map or dtype.kind not in "iub":
+        raise ModelError(
+            f"The model gave {dtype} {list(shape)}, a class map is integers [1, h, w]",
+            "correct --output or the card",
+        )
+
+
+def foreign_class(class_id: int, card: ModelCard) -> ModelError:
+    """The error for a class map with an id that is none of the card's."""
+    return ModelError(
+        f"The model gave class {class_id}, its card names {card.num_classes} classes",
+        "correct --classes or the card",
+    )
 
 
 def check_feed(feed: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec]) -> None:
