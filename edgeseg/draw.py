@@ -47,6 +47,18 @@ def overlay(
     return np.asarray(cv2.addWeighted(image_hwc, 1.0 - alpha, painted, alpha, 0.0, dst=painted), np.uint8)
 
 
+def with_banner(image_hwc: NDArray[np.uint8], words: str) -> NDArray[np.uint8]:
+    """A copy of a picture with a line of words in red across its top: uint8 [H, W, 3], BGR."""
+    import cv2
+
+    picture = image_hwc.copy()
+    height = max(12, picture.shape[0] // 16)
+    picture[:height] = ERROR_BGR
+    cv2.putText(picture, words, (6, int(0.75 * height)), cv2.FONT_HERSHEY_SIMPLEX, height / 32, (255, 255, 255), 1,
+                cv2.LINE_AA)  # fmt: skip
+    return picture
+
+
 def error_picture(
     image_hwc: NDArray[np.uint8],
     truth_hw: NDArray[np.uint8],

@@ -230,7 +230,9 @@ def run(
     stop = stop or threading.Event()
     report = Report() if report is None else report
     report.deadline_ms = deadline_ms
-    goes_on = on_sink_error == "continue" or (on_sink_error is None and source.live)
+    goes_on = goes_on_without_sink(source, on_sink_error)
+    for each in sinks:
+        each.attach(source, report)
     guarded = [GuardedSink(sink, report) for sink in sinks]
     here = [sink for sink in guarded if sink.on_main_thread]
     threads = [SinkThread(sink, source.live) for sink in guarded if not sink.on_main_thread]
@@ -239,7 +241,7 @@ def run(
                     outlets=outlets)  # fmt: skip
     watchdog = Watchdog(watchdog_s, report, stream)
     try:
-        while not (stop.is_set() or stream.finished):
+        while not (stop.is_set() or stream.finished or _unwanted(guarded)):
             if not goes_on and any(sink.error for sink in guarded):
                 break
             if any(sink.paused for sink in here):
@@ -269,6 +271,16 @@ def run(
     if report.error is not None and report.frames == 0:
         raise report.error
     return report
+
+
+def goes_on_without_sink(source: Source, on_sink_error: str | None) -> bool:
+    """Whether a run outlives a failing sink; see ``run``."""
+    return on_sink_error == "continue" or (on_sink_error is None and source.live)
+
+
+def _unwanted(sinks: Sequence[GuardedSink]) -> bool:
+    """Whether the user has ended the run at a window, or closed the only place where its results go."""
+    return any(sink.quit for sink in sinks) or (bool(sinks) and all(sink.dismissed for sink in sinks))
 
 
 def _finish(threads: Sequence[SinkThread], stop: threading.Event, end: float, report: Report) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.draw import color_from_classmap, overlay
+from edgeseg.draw import color_from_classmap, overlay, with_banner
 from edgeseg.frame import Frame, State
 
 
@@ -24,7 +24,7 @@ class Segmentation:
         frame: the frame it belongs to.
         timing: milliseconds by stage: "capture" where known, "preprocess", "infer", "decode", "end_to_end".
         valid: False where the network gave NaN or infinity.
-        state: of the source when the frame was taken.
+        state: of a live source when the mask was ready; LIVE for a file.
         finished_at: ``time.monotonic()`` in seconds when the mask was ready.
     """
 
@@ -53,8 +53,14 @@ class Segmentation:
         return 1000.0 * (self.finished_at - self.frame.captured_at)
 
     def overlay(self, alpha: float = 0.5) -> NDArray[np.uint8]:
-        """The frame blended with the painted mask: uint8 [H, W, 3], BGR. ``alpha`` is the colours' share."""
-        return overlay(self.frame.image, self.mask, self.palette, alpha)
+        """The frame blended with the painted mask: uint8 [H, W, 3], BGR. ``alpha`` is the colours' share.
+
+        A line on top says so when the source was not live, or the result is not valid.
+        """
+        picture = overlay(self.frame.image, self.mask, self.palette, alpha)
+        words = [] if self.state is State.LIVE else [self.state.value, f"{self.age_ms / 1000:.1f} s old"]
+        words += [] if self.valid else ["no valid result"]
+        return with_banner(picture, ", ".join(words)) if words else picture
 
     def color(self) -> NDArray[np.uint8]:
         """The mask painted in its palette: uint8 [H, W, 3], BGR."""

@@ -42,6 +42,16 @@ class GuardedSink:
         """True while the sink wants no results."""
         return self.error is None and self._sink.paused
 
+    @property
+    def dismissed(self) -> bool:
+        """True once its user wants no more results."""
+        return self._sink.dismissed
+
+    @property
+    def quit(self) -> bool:
+        """True once its user wants the run to end."""
+        return self._sink.quit
+
     def write(self, result: Segmentation) -> None:
         """Hand one result to the sink."""
         if self.error is not None:

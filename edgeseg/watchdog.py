@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgeseg.errors import EdgesegError
@@ -75,12 +76,12 @@ class SystemdNotifier:
         """The model is loaded and the source open."""
         self._send("READY=1")
 
-    def alive(self, status: str) -> None:
-        """A result came; ``status`` is what ``systemctl status`` shows. Sent no more often than it is needed."""
+    def alive(self, status: Callable[[], str]) -> None:
+        """A result came; ``status()`` is what ``systemctl status`` shows. Sent no more often than needed."""
         now = time.monotonic()
-        if now - self._alive_at >= (self._interval_s or 1.0):
+        if self._address and now - self._alive_at >= (self._interval_s or 1.0):
             self._alive_at = now
-            self._send(f"WATCHDOG=1\nSTATUS={status}")
+            self._send(f"WATCHDOG=1\nSTATUS={status()}")
 
     def stopping(self) -> None:
         """Files are being finished."""

@@ -29,12 +29,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """The same without ``--model``."""
-    parser.add_argument("--backend", default="auto", metavar="NAME", help="auto, openvino, openvino-bf16, onnxruntime or tensorrt")
+    parser.add_argument(
+        "--backend", default="auto", metavar="NAME", help="auto, openvino, openvino-bf16, onnxruntime or tensorrt"
+    )
     parser.add_argument("--threads", type=positive, metavar="N", help="threads for one inference")
     parser.add_argument("--imgsz", type=positive, nargs=2, metavar=("H", "W"), help="input height and width")
     parser.add_argument(
         "--rebuild", action="store_true", help="build a TensorRT engine again that does not fit this machine"
     )
+    add_facts_arguments(parser)
+
+
+def add_facts_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags for the facts that a foreign file lacks."""
     facts = parser.add_argument_group("models without a card (not exported by edgeseg)")
     facts.add_argument("--card", type=filled, metavar="FILE.json", help="a model card")
     facts.add_argument("--classes", metavar="NAMES", help="class names by id: a,b,c or a file with one a line")
@@ -53,14 +60,7 @@ def segmenter_from_args(args: argparse.Namespace) -> Segmenter:
     from edgeseg.segmenter import load
     from edgeseg.trt.plan import StalePlanError
 
-    facts = ModelFacts(
-        classes=None if args.classes is None else _classes(args.classes),
-        mean=_triple(args.mean, "--mean"),
-        std=_triple(args.std, "--std"),
-        color_order=args.color_order,
-        imgsz=None if args.imgsz is None else (args.imgsz[0], args.imgsz[1]),
-        output=args.output,
-    )
+    facts = facts_from_args(args, None if args.imgsz is None else (args.imgsz[0], args.imgsz[1]))
     opened = partial(load, args.model, args.backend, card=args.card, facts=facts, threads=args.threads)
     with warnings_told():
         try:
@@ -72,6 +72,22 @@ def segmenter_from_args(args: argparse.Namespace) -> Segmenter:
 
             rebuild(Path(args.model))
             return opened()
+
+
+def facts_from_args(args: argparse.Namespace, imgsz: tuple[int, int] | None) -> ModelFacts:
+    """What the flags of ``add_facts_arguments`` say, for an input of ``imgsz``.
+
+    Raises:
+        UsageError: a flag has a value it cannot take.
+    """
+    return ModelFacts(
+        classes=None if args.classes is None else _classes(args.classes),
+        mean=_triple(args.mean, "--mean"),
+        std=_triple(args.std, "--std"),
+        color_order=args.color_order,
+        imgsz=imgsz,
+        output=args.output,
+    )
 
 
 @contextlib.contextmanager
@@ -104,6 +120,17 @@ def positive(text: str) -> int:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
 
 

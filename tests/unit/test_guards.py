@@ -61,8 +61,12 @@ MODEL_FLAGS = {"--model", "--backend", "--threads", "--imgsz", "--card", "--clas
                "--color-order", "--output", "--rebuild"}  # fmt: skip
 FLAGS = {
     "run": MODEL_FLAGS
-    | {"--source", "--camera", "--headless", "--save", "--save-masks", "--stats", "--max-frames", "--alpha",
-       "--serve", "--serve-token"},
+    | {
+        "--source", "--camera", "--size", "--rate", "--codec", "--flip", "--loop", "--realtime", "--transport",
+        "--reader", "--hwdec", "--open-timeout", "--read-timeout", "--max-age", "--wait", "--record", "--headless",
+        "--alpha", "--save", "--save-masks", "--save-classmap", "--save-jsonl", "--on-sink-error", "--stats",
+        "--max-frames", "--deadline-ms", "--watchdog-s", "--serve", "--serve-token",
+    },
     "eval": MODEL_FLAGS | {"--data", "--split", "--json", "--max-images"},
     "train": {
         "--list-models", "--data", "--model", "--imgsz", "--epochs", "--batch", "--out", "--resume", "--seed",
@@ -76,6 +80,9 @@ FLAGS = {
         "--notes", "--onnx", "--precision", "--target", "--eval-split", "--calib-split", "--calib-images",
         "--calib-seed", "--max-miou-drop", "--repair-steps", "--json", "--weight-bits",
     },
+    "bench": MODEL_FLAGS - {"--model", "--rebuild"}
+    | {"--source", "--data", "--split", "--mode", "--rate", "--frames", "--rounds", "--streaming", "--json", "--plot",
+       "--html", "--max-ms", "--min-miou"},
     "build": {"--out", "--workspace-mb", "--opt-level", "--profile", "--timing-cache", "--verbose"},
     "verify": MODEL_FLAGS - {"--model"}
     | {"--golden", "--min-agreement", "--json", "--make", "--data", "--split"},
