@@ -148,20 +148,18 @@ class LiveSource(NewestWins):
         with self._changed:
             session.deadline = now + self._silence_s
             age_s = self._freshness.age_on_arrival_s(now, grab.pts_s)
-            counts = self.counts
-            if self._is_asked_for:
-                counts.captured += 1
-                counts.stale += age_s is None
-                counts.corrupt += age_s is not None and grab.corrupt
-            index = max(0, counts.captured - 1)
-        if age_s is None or grab.corrupt:
-            return
-        image = reader.retrieve()
+        image = None if age_s is None or grab.corrupt else reader.retrieve()
         with self._changed:
             if session.is_given_up:
                 return
+            counts, counted = self.counts, self._is_asked_for
+            index = counts.captured
+            counts.captured += counted
+            if age_s is None:
+                counts.stale += counted
+                return
             if image is None:
-                counts.corrupt += self._is_asked_for
+                counts.corrupt += counted
                 return
             self._fresh_at, self._was_live = now, True
             self._enter(State.LIVE)

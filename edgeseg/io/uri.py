@@ -13,7 +13,7 @@ NETWORK_SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "srt", "rtmp"
 _FILE_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".jpg", ".jpeg", ".png")
 
 # Greedy, to the last @: a password may hold @, / and ?.
-_USERINFO = re.compile(r"://[^\s\"']*@")
+_USERINFO = re.compile(r"://[^\s\"']+@")
 _SECRET = re.compile(r"((?:user|pass|pwd|pw|token|key|secret|auth|sig)[\w-]*\s*=\s*)[^&\s!\"';#]+", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*)://(.*)", re.DOTALL | re.IGNORECASE)
 
