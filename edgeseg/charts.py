@@ -72,8 +72,9 @@ def line_chart(
     top: float | None = None,
     mark_epoch: int | None = None,
     area: Area = WIDE,
+    step: str = "epoch",
 ) -> Chart:
-    """A chart of (epoch, value) points by the curve's name.
+    """A chart of (epoch, value) points by the curve's name, or of another whole number than the epoch.
 
     Args:
         title: what the values are, with their unit.
@@ -81,6 +82,7 @@ def line_chart(
         top: end of the value axis; None lays it above the largest value.
         mark_epoch: an epoch to point out.
         area: of the drawing.
+        step: what is counted on the horizontal axis.
     """
     points = [point for curve in curves.values() for point in curve]
     x_high = max(x for x, _ in points)
@@ -96,7 +98,7 @@ def line_chart(
     def curve_of(name: str, points: Sequence[Point]) -> Curve:
         path = "M" + " L".join(f"{x_at(x)} {y_at(y)}" for x, y in points)
         shown = points[:: len(points) // MOST_DOTS + 1]
-        return Curve(name, path, tuple(Dot(x_at(x), y_at(y), f"epoch {x:g}: {y:.4g}") for x, y in shown))
+        return Curve(name, path, tuple(Dot(x_at(x), y_at(y), f"{step} {x:g}: {y:.4g}") for x, y in shown))
 
     return Chart(
         title,

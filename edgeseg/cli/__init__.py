@@ -19,12 +19,14 @@ COMMANDS = {
     "train": "train a network on a data set",
     "eval": "score a model on a data set",
     "export": "turn a checkpoint into a model file",
+    "bench": "measure latency beside accuracy; compare, choose",
     "build": "turn an ONNX model into a TensorRT engine for this machine",
     "verify": "check that a model computes here what it computed where it was made",
     "info": "show what a model file says about itself",
     "doctor": "show what of this machine edgeseg can use, and what is missing",
 }
-"""Name and one line of help; each lives in ``edgeseg.cli.NAME`` with ``add_arguments`` and ``main``."""
+"""Name and one line of help; each lives in ``edgeseg.cli.NAME`` with ``add_arguments`` and ``main``, and where its
+action may be left out with ``complete``, which puts it in."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +73,8 @@ def _run(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         raise UsageError(f"There is no command '{argv[0]}'", nearest(argv[0], COMMANDS))
     module = importlib.import_module(f"edgeseg.cli.{argv[0]}")
-    code: int = module.main(parser_of(argv[0]).parse_args(argv[1:]))
+    words = module.complete(argv[1:]) if hasattr(module, "complete") else argv[1:]
+    code: int = module.main(parser_of(argv[0]).parse_args(words))
     return code
 
 
