@@ -92,9 +92,11 @@ BACKENDS: Mapping[str, str] = {
 
 ON_REQUEST: Mapping[str, str] = {
     "openvino-bf16": "edgeseg.backends.openvino:OpenVinoBfloat16Backend",
+    "onnxruntime-cuda": "edgeseg.backends.onnxruntime_gpu:OnnxRuntimeCudaBackend",
+    "onnxruntime-tensorrt": "edgeseg.backends.onnxruntime_gpu:OnnxRuntimeTensorRtBackend",
 }
-"""Engines that compute in another precision than the file says, and are therefore never chosen but by name. Before the
-dash stands the package."""
+"""Engines that compute in another precision than the file says, or take minutes and a GPU to open, and are therefore
+never chosen but by name. Before the dash stands the package."""
 
 
 def installed_backends() -> tuple[str, ...]:
@@ -127,7 +129,8 @@ def choose_backend(name: str) -> str:
     wanted = installed[:1] if name == "auto" else [name] if name.partition("-")[0] in installed else []
     if not wanted:
         what = "No inference engine is" if name == "auto" else f"The backend '{name}' is not"
-        raise BackendError(f"{what} installed", "pip install 'edgeseg[cpu]'")
+        extra = "gpu" if name in ("onnxruntime-cuda", "onnxruntime-tensorrt") else "cpu"
+        raise BackendError(f"{what} installed", f"pip install 'edgeseg[{extra}]'")
     return wanted[0]
 
 

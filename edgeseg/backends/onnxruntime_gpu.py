@@ -32,23 +32,20 @@ from edgeseg.files import sha256_of
 from edgeseg.trt.library import EngineWarning, require_driver
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-"""Execution providers by what ``--device`` calls them."""
 
 _TITLES = {"cuda": "CUDA", "tensorrt": "TensorRT"}
 _REBUILD = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
-class OnnxRuntimeGpuBackend:
-    """A model in ONNX Runtime's CUDA or TensorRT execution provider. See ``edgeseg.backends.Backend``.
+class OnnxRuntimeCudaBackend:
+    """A model in ONNX Runtime's CUDA execution provider. See ``edgeseg.backends.Backend``.
 
-    A session that ONNX Runtime quietly moved to the CPU is an error. With TensorRT the first opening builds engines,
-    which takes minutes; they are kept in a folder beside the model and used again by the next.
+    A session that ONNX Runtime quietly moved to the CPU is an error.
 
     Args:
         path: the ONNX file.
-        card: gives the input size where the file leaves it open, and the precision that TensorRT may use.
-        device: "cuda" or "tensorrt".
-        threads: for what has no GPU kernel; None leaves it to the engine.
+        card: gives the input size where the file leaves it open.
+        threads: for what has no kernel on the GPU; None leaves it to the engine.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
@@ -57,16 +54,17 @@ class OnnxRuntimeGpuBackend:
         ModelError: the model takes another input than the card says.
     """
 
-    name = "onnxruntime"
+    name = "onnxruntime-cuda"
+    _provider = "cuda"
 
-    def __init__(self, path: Path, card: ModelCard, device: str, *, threads: int | None = None) -> None:
+    def __init__(self, path: Path, card: ModelCard, *, threads: int | None = None) -> None:
         cuda = require_driver("ONNX Runtime on a GPU")
         ort = _import_onnxruntime()
-        _check_build(ort, device, cuda)
-        _preload_libraries(ort, device)
+        _check_build(ort, self._provider, cuda)
+        _preload_libraries(ort, self._provider)
         self.version = str(ort.__version__)
-        self.device = f"{_TITLES[device]}, {cuda.gpus[0].name}"
-        session = _open_session(ort, path, card, device, cuda, threads)
+        self.device = cuda.gpus[0].name
+        session = _open_session(ort, path, card, self._provider, cuda, threads)
         self._bound: BoundSession | None = BoundSession(ort, session, card, path, memory="cuda")
         self.inputs, self.outputs = self._bound.inputs, self._bound.outputs
 
@@ -79,6 +77,17 @@ class OnnxRuntimeGpuBackend:
     def close(self) -> None:
         """Free the session and its memory on the GPU."""
         self._bound = None
+
+
+class OnnxRuntimeTensorRtBackend(OnnxRuntimeCudaBackend):
+    """The same in its TensorRT execution provider, and in CUDA what TensorRT does not take.
+
+    The first opening builds engines, which takes minutes; they are kept in a folder beside the model, and later ones
+    use them. TensorRT may compute in FP16 and INT8 where the card's precision says so.
+    """
+
+    name = "onnxruntime-tensorrt"
+    _provider = "tensorrt"
 
 
 class BoundSession:
@@ -124,7 +133,7 @@ class BoundSession:
 
 
 def _failed(error: Exception) -> BackendError:
-    mend = "close other programs that use the GPU, or try --device cpu"
+    mend = "close other programs that use the GPU, or try --backend onnxruntime"
     if "no kernel image" in str(error):
         mend = "this ONNX Runtime has no code for this GPU: build a TensorRT engine with 'edgeseg build'"
     return BackendError(f"ONNX Runtime failed on the GPU ({first_line(error)})", mend)
@@ -134,18 +143,18 @@ def _import_onnxruntime() -> ModuleType:
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise MissingDependencyError.for_extra("onnxruntime-gpu", "gpu", "This device") from error
+        raise MissingDependencyError.for_extra("onnxruntime-gpu", "gpu", "This backend") from error
 
 
-def _check_build(ort: ModuleType, device: str, cuda: Cuda) -> None:
+def _check_build(ort: ModuleType, provider: str, cuda: Cuda) -> None:
     """Refuse a package that was built without the provider, or for a newer CUDA than the driver runs."""
     built_in = ort.get_available_providers()
     if PROVIDERS["cuda"] not in built_in:
         raise BackendError(f"The installed ONNX Runtime {ort.__version__} is the one for CPUs", _REBUILD)
-    if PROVIDERS[device] not in built_in:
+    if PROVIDERS[provider] not in built_in:
         raise BackendError(
-            f"The installed ONNX Runtime {ort.__version__} was built without {_TITLES[device]}",
-            "give --device cuda, or build a TensorRT engine with 'edgeseg build'",
+            f"The installed ONNX Runtime {ort.__version__} was built without {_TITLES[provider]}",
+            "give --backend onnxruntime-cuda, or build a TensorRT engine with 'edgeseg build'",
         )
     built_for = str(getattr(ort, "cuda_version", "") or "0")
     if int(built_for.split(".")[0]) > cuda.version[0]:
@@ -156,17 +165,17 @@ def _check_build(ort: ModuleType, device: str, cuda: Cuda) -> None:
         )
 
 
-def _preload_libraries(ort: ModuleType, device: str) -> None:
+def _preload_libraries(ort: ModuleType, provider: str) -> None:
     """Load what pip installed where the dynamic loader does not look."""
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()
-    if device == "tensorrt":
+    if provider == "tensorrt":
         with contextlib.suppress(Exception):  # half installed, or another version: the session will tell
             importlib.import_module("tensorrt")
 
 
-def _open_session(ort: ModuleType, path: Path, card: ModelCard, device: str, cuda: Cuda, threads: int | None) -> Any:
+def _open_session(ort: ModuleType, path: Path, card: ModelCard, provider: str, cuda: Cuda, threads: int | None) -> Any:
     options = ort.SessionOptions()
     # Fatal only: what fails is raised as well. Providers are loaded under the log of the whole process.
     options.log_severity_level = 4
@@ -176,21 +185,21 @@ def _open_session(ort: ModuleType, path: Path, card: ModelCard, device: str, cud
         options.intra_op_num_threads = threads
     # The file says the precision: without this float32 would be computed in TensorFloat-32.
     providers: list[tuple[str, dict[str, str]]] = [(PROVIDERS["cuda"], {"use_tf32": "0"})]
-    if device == "tensorrt":
+    if provider == "tensorrt":
         providers.insert(0, (PROVIDERS["tensorrt"], _tensorrt_options(ort, path, card, cuda)))
     try:
         # Its fallback would print, and run on the CPU.
         session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:
-        fault = _fault_of(ort, device)
+        fault = _fault_of(ort, provider)
         if fault is not None:
-            raise _missing_library(ort, device, fault) from error
+            raise _missing_library(ort, provider, fault) from error
         raise BackendError(
-            f"ONNX Runtime {ort.__version__} refuses {path} on {_TITLES[device]} ({first_line(error)})",
-            "try --device cpu, or export the model again",
+            f"ONNX Runtime {ort.__version__} refuses {path} on {_TITLES[provider]} ({first_line(error)})",
+            "try --backend onnxruntime, or export the model again",
         ) from error
-    if PROVIDERS[device] not in session.get_providers():
-        raise _missing_library(ort, device, _fault_of(ort, device) or "it says no reason")
+    if PROVIDERS[provider] not in session.get_providers():
+        raise _missing_library(ort, provider, _fault_of(ort, provider) or "it says no reason")
     _warn_of_cpu_layers(session, path)
     return session
 
@@ -232,7 +241,7 @@ def _tensorrt_version() -> int:
     return 0
 
 
-def _fault_of(ort: ModuleType, device: str) -> str | None:
+def _fault_of(ort: ModuleType, provider: str) -> str | None:
     """What the dynamic loader misses when it loads a provider; None where it finds everything.
 
     ONNX Runtime itself says it only in its log.
@@ -240,13 +249,13 @@ def _fault_of(ort: ModuleType, device: str) -> str | None:
     folder = Path(str(ort.__file__)).parent / "capi"
     try:
         ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(folder / f"libonnxruntime_providers_{device}.so"))
+        ctypes.CDLL(str(folder / f"libonnxruntime_providers_{provider}.so"))
     except OSError as error:
         return str(error)
     return None
 
 
-def _missing_library(ort: ModuleType, device: str, fault: str) -> BackendError:
+def _missing_library(ort: ModuleType, provider: str, fault: str) -> BackendError:
     """The error for a provider that ONNX Runtime could not load, by which library that is for want of."""
     tensorrt = re.search(r"lib(?:nvinfer\w*|nvonnxparser)\.so\.(\d+)", fault)
     if "libcuda.so" in fault:
@@ -258,7 +267,7 @@ def _missing_library(ort: ModuleType, device: str, fault: str) -> BackendError:
     else:
         mend = _REBUILD
     return BackendError(
-        f"ONNX Runtime {ort.__version__} cannot use {_TITLES[device]} and would fall back to the CPU ({fault})", mend
+        f"ONNX Runtime {ort.__version__} cannot use {_TITLES[provider]} and would fall back to the CPU ({fault})", mend
     )
 
 

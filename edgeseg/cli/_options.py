@@ -30,7 +30,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """The same without ``--model``."""
     parser.add_argument(
-        "--backend", default="auto", metavar="NAME", help="auto, openvino, openvino-bf16, onnxruntime or tensorrt"
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="auto, openvino, openvino-bf16, onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt or tensorrt",
     )
     parser.add_argument("--threads", type=positive, metavar="N", help="threads for one inference")
     parser.add_argument("--imgsz", type=positive, nargs=2, metavar=("H", "W"), help="input height and width")

@@ -6,6 +6,7 @@ computes right on a GPU is for tests/gpu to show.
 
 from __future__ import annotations
 
+import sys
 import types
 import warnings
 from pathlib import Path
@@ -15,14 +16,15 @@ import numpy as np
 import pytest
 
 from edgeseg import doctor
-from edgeseg.backends import onnxruntime_gpu
-from edgeseg.backends.onnxruntime_gpu import BoundSession, OnnxRuntimeGpuBackend
+from edgeseg.backends import onnxruntime_gpu, open_backend
+from edgeseg.backends.onnxruntime_gpu import BoundSession, OnnxRuntimeCudaBackend, OnnxRuntimeTensorRtBackend
 from edgeseg.card import ModelCard
 from edgeseg.doctor import Cuda, Gpu
 from edgeseg.errors import BackendError, MissingDependencyError, ModelError
 
 GPU = Gpu("Some card", "8.9", 24 * 2**30, integrated=False)
 GPU_PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+KINDS = {"cuda": OnnxRuntimeCudaBackend, "tensorrt": OnnxRuntimeTensorRtBackend}
 PLUGINS = "Please install TensorRT libraries as mentioned in the GPU requirements page\n"
 
 
@@ -70,12 +72,13 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.SimpleNamespa
     ort.SessionOptions, ort.InferenceSession = Options, Session
     ort.get_available_providers = lambda: GPU_PROVIDERS
     ort.set_default_logger_severity = lambda level: None
-    monkeypatch.setattr(onnxruntime_gpu.importlib, "import_module", lambda name: ort)
+    monkeypatch.setitem(sys.modules, "onnxruntime", ort)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     return ort
 
 
 def loader_says(monkeypatch: pytest.MonkeyPatch, words: str | None) -> None:
-    monkeypatch.setattr(onnxruntime_gpu, "_fault_of", lambda ort, device: words)
+    monkeypatch.setattr(onnxruntime_gpu, "_fault_of", lambda ort, provider: words)
 
 
 def test_values_are_those_of_an_ordinary_run(bound: BoundSession, image, tiny_logits) -> None:
@@ -113,40 +116,37 @@ def test_what_does_not_fit_is_refused(bound: BoundSession, tiny_model, card: Mod
 def test_without_a_driver_nothing_else_is_tried(monkeypatch, tiny_model, card: ModelCard, fake) -> None:
     monkeypatch.setattr(doctor, "read_cuda", lambda: None)
     with pytest.raises(BackendError, match=r"ONNX Runtime on a GPU needs an NVIDIA GPU .*libcuda.*install NVIDIA"):
-        OnnxRuntimeGpuBackend(tiny_model, card, "cuda")
+        OnnxRuntimeCudaBackend(tiny_model, card)
     assert not fake.asked
 
 
 def test_without_the_package(monkeypatch, tiny_model, card: ModelCard) -> None:
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError(name=name)
-
-    monkeypatch.setattr(onnxruntime_gpu.importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match=r"onnxruntime-gpu.*edgeseg\[gpu\]"):
-        OnnxRuntimeGpuBackend(tiny_model, card, "cuda")
+        OnnxRuntimeCudaBackend(tiny_model, card)
 
 
 @pytest.mark.parametrize(
-    ("device", "built_in", "said"),
+    ("provider", "built_in", "said"),
     [
         ("cuda", ["CPUExecutionProvider"], r"is the one for CPUs.*onnxruntime-gpu"),
-        ("tensorrt", GPU_PROVIDERS[1:], r"was built without TensorRT.*--device cuda"),
+        ("tensorrt", GPU_PROVIDERS[1:], r"was built without TensorRT.*--backend onnxruntime-cuda"),
     ],
 )
-def test_a_build_without_the_provider(tiny_model, card: ModelCard, fake, device, built_in, said) -> None:
+def test_a_build_without_the_provider(tiny_model, card: ModelCard, fake, provider, built_in, said) -> None:
     fake.get_available_providers = lambda: built_in
     with pytest.raises(BackendError, match=said):
-        OnnxRuntimeGpuBackend(tiny_model, card, device)
+        KINDS[provider](tiny_model, card)
 
 
 def test_a_driver_older_than_the_build(monkeypatch, tiny_model, card: ModelCard, fake) -> None:
     monkeypatch.setattr(doctor, "read_cuda", lambda: Cuda((12, 6), (GPU,)))
     with pytest.raises(BackendError, match=r"is for CUDA 13.0, the driver runs CUDA 12.6"):
-        OnnxRuntimeGpuBackend(tiny_model, card, "cuda")
+        OnnxRuntimeCudaBackend(tiny_model, card)
 
 
 @pytest.mark.parametrize(
-    ("device", "words", "mend"),
+    ("provider", "words", "mend"),
     [
         ("cuda", "libcublasLt.so.13: cannot open shared object file", r"onnxruntime-gpu\[cuda,cudnn\]"),
         ("cuda", "libcuda.so.1: cannot open shared object file", "install NVIDIA's driver"),
@@ -154,13 +154,13 @@ def test_a_driver_older_than_the_build(monkeypatch, tiny_model, card: ModelCard,
     ],
 )
 def test_a_quiet_fall_back_names_the_missing_library(
-    monkeypatch, tiny_model, card: ModelCard, fake, device, words, mend
+    monkeypatch, tiny_model, card: ModelCard, fake, provider, words, mend
 ) -> None:
     loader_says(monkeypatch, words)
     # The CUDA provider falls back without a word; TensorRT's raises a sentence that does not say what is missing.
-    fake.error = RuntimeError(PLUGINS) if device == "tensorrt" else None
+    fake.error = RuntimeError(PLUGINS) if provider == "tensorrt" else None
     with pytest.raises(BackendError, match=rf"{words.partition(':')[0]}.*{mend}") as caught:
-        OnnxRuntimeGpuBackend(tiny_model, card, device)
+        KINDS[provider](tiny_model, card)
     assert "\n" not in str(caught.value)
 
 
@@ -168,14 +168,14 @@ def test_tensorrt_that_became_cuda_is_a_fall_back_too(monkeypatch, tiny_model, c
     loader_says(monkeypatch, None)
     fake.providers = GPU_PROVIDERS[1:]
     with pytest.raises(BackendError, match="cannot use TensorRT"):
-        OnnxRuntimeGpuBackend(tiny_model, card, "tensorrt")
+        OnnxRuntimeTensorRtBackend(tiny_model, card)
 
 
 def test_a_model_that_is_refused(monkeypatch, tiny_model, card: ModelCard, fake) -> None:
     loader_says(monkeypatch, None)
     fake.error = RuntimeError("no such operator\nand a page more")
     with pytest.raises(BackendError, match=r"refuses .*tiny\.onnx on CUDA \(no such operator\)"):
-        OnnxRuntimeGpuBackend(tiny_model, card, "cuda")
+        OnnxRuntimeCudaBackend(tiny_model, card)
 
 
 @pytest.mark.parametrize(("precision", "flags"), [("fp32", "00"), ("fp16", "10"), ("int8", "11")])
@@ -189,7 +189,7 @@ def test_tensorrt_keeps_its_engines_beside_the_model(
     for gpu in (GPU, Gpu("Another", "9.0", 1, integrated=False)):
         monkeypatch.setattr(doctor, "read_cuda", lambda gpu=gpu: Cuda((13, 0), (gpu,)))
         with pytest.raises(BackendError):
-            OnnxRuntimeGpuBackend(model, card.replace(precision=precision), "tensorrt")
+            OnnxRuntimeTensorRtBackend(model, card.replace(precision=precision))
         asked = fake.asked["TensorrtExecutionProvider"]
         assert asked["trt_fp16_enable"] + asked["trt_int8_enable"] == flags
         folders.add(asked["trt_engine_cache_path"])
@@ -201,19 +201,19 @@ def test_layers_that_stay_on_the_cpu_are_told(monkeypatch, tiny_model, card: Mod
     fake.providers, fake.left = GPU_PROVIDERS[1:], ("Resize", "NonZero", "Resize")
     monkeypatch.setattr(onnxruntime_gpu, "BoundSession", lambda *_, **__: types.SimpleNamespace(inputs=(), outputs=()))
     with pytest.warns(UserWarning, match=r"run on the CPU: NonZero, Resize"):
-        backend = OnnxRuntimeGpuBackend(tiny_model, card, "cuda")
-    assert backend.device == "CUDA, Some card"
+        backend = OnnxRuntimeCudaBackend(tiny_model, card)
+    assert backend.device == "Some card"
     backend.close()
     with pytest.raises(BackendError, match="closed"):
         backend.infer({})
     fake.left = ()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        OnnxRuntimeGpuBackend(tiny_model, card, "cuda")
+        OnnxRuntimeCudaBackend(tiny_model, card)
 
 
-@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_the_real_package_here(tiny_model: Path, card: ModelCard, device: str, capfd) -> None:
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_the_real_package_here(tiny_model: Path, card: ModelCard, provider: str, capfd) -> None:
     ort = pytest.importorskip("onnxruntime")
     if doctor._load_cuda_driver() is not None:
         pytest.skip("this machine has a driver")
@@ -221,5 +221,5 @@ def test_the_real_package_here(tiny_model: Path, card: ModelCard, device: str, c
     if "CUDAExecutionProvider" in ort.get_available_providers():
         said = r"would fall back to the CPU \(lib\w+\.so\.\d+: cannot open"
     with pytest.raises(BackendError, match=said):
-        OnnxRuntimeGpuBackend(tiny_model, card, device)
+        open_backend(tiny_model, card, f"onnxruntime-{provider}")
     assert capfd.readouterr() == ("", "")
