@@ -209,8 +209,7 @@ def installed_versions() -> dict[str, str]:
     """Versions of edgeseg, Python and every distribution that edgeseg can use, as far as installed."""
     names = (
         "edgeseg", "numpy", *ONNXRUNTIMES, "openvino", "tensorrt", "tensorrt-cu12", "tensorrt-cu13",
-        "cuda-python", "cuda-bindings", *OPENCVS, "torch", "torchvision",
-        "onnx", "tensorboard",
+        *OPENCVS, "torch", "torchvision", "onnx", "tensorboard",
     )  # fmt: skip
     found = {name: installed_version(name) for name in names}
     return {"python": platform.python_version(), **{name: v for name, v in found.items() if v is not None}}
@@ -366,7 +365,6 @@ def probe_gpu(host: Host) -> list[Finding]:
         findings += [
             _cuda_library(host, "cudart", cuda),
             _cuda_library(host, "nvrtc", cuda),
-            _cuda_python(cuda),
         ]
     return findings
 
@@ -427,17 +425,6 @@ def library_files(host: Host, pattern: str) -> Iterator[Path]:
         folders += sorted(Path(place).glob("*/lib"))
     for folder in folders:
         yield from sorted(folder.glob(pattern))
-
-
-def _cuda_python(cuda: Cuda) -> Finding:
-    version = installed_version("cuda-python") or installed_version("cuda-bindings")
-    if version is None:
-        mend = f"pip install 'cuda-python=={cuda.version[0]}.*'"
-        return Finding("gpu", "cuda-python", "missing", "not installed", mend)
-    if int(version.split(".")[0]) > cuda.version[0]:
-        mend = f"pip install 'cuda-python=={cuda.version[0]}.*', or update the NVIDIA driver"
-        return Finding("gpu", "cuda-python", "warning", f"{version} is for a newer driver than this one", mend)
-    return Finding("gpu", "cuda-python", "ok", version)
 
 
 # Inference engines
@@ -823,7 +810,7 @@ def _most_worth_mending(findings: Sequence[Finding], onnx: str | None) -> Findin
     if jetson:
         order.append("gstreamer")
     if nvidia:
-        order += ["cuda-python", "libcudart"]
+        order += ["libnvrtc", "libcudart"]
     else:
         order.append(AUTO_ORDER[0])
     return next((open_findings[name] for name in order if name in open_findings), None)

@@ -17,7 +17,7 @@ from edgeseg.decode import Decoder
 from edgeseg.errors import BackendError, ModelError, UsageError
 from edgeseg.preprocess import check_picture
 from edgeseg.trt.device import Device, Launch, Memory
-from edgeseg.trt.kernels import STATUS, Kernels, resize_taps, value_table
+from edgeseg.trt.kernels import DECODED, STATUS, Kernels, resize_taps, value_table
 from edgeseg.trt.library import EngineWarning
 from edgeseg.trt.network import Network
 
@@ -44,6 +44,12 @@ class GpuFrameSegmenter:
             check_class_map(self._output.dtype, self._output.shape)
         else:
             check_logits(self._output.shape, card)
+        if self._output.dtype.name not in DECODED[card.head]:
+            raise ModelError(
+                f"'{output}' of the engine holds {self._output.dtype}, "
+                f"on a GPU {card.head} are decoded from {', '.join(DECODED[card.head])}",
+                "export the model with such an output",
+            )
         self._device, self._network, self._card = device, network, card
         self._kernels = Kernels(device)
         self._plan: _Plan | None = None

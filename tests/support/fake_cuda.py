@@ -66,7 +66,9 @@ class FakeCuda:
 
         def call(*args: Any) -> int:
             self.calls.append(name)
-            for wanted, given in zip(cuda._SIGNATURES[name], args, strict=True):
+            signature = cuda._SIGNATURES[name]
+            assert len(args) == len(signature)
+            for wanted, given in zip(signature, args):
                 wanted.from_param(given)
             if name in self.fail:
                 if name == "cuStreamEndCapture":

@@ -289,6 +289,16 @@ def test_outputs_that_are_not_what_the_card_says(world: World, card: ModelCard) 
     assert world.cuda.left() == []
 
 
+def test_outputs_that_no_kernel_takes(world: World, card: ModelCard) -> None:
+    for head, kind, shape in (("logits", "INT32", (1, 3, 4, 6)), ("mask", "INT8", (1, 4, 6))):
+        world.trt.tensors["logits"] = Tensor(kind, shape)
+        backend = TensorRtBackend(b"plan", card, PATH)
+        with pytest.raises(ModelError, match=rf"'logits' of the engine holds {kind.lower()}.*{head} are decoded from"):
+            Segmenter(backend, card.replace(head=head))
+        backend.close()
+    assert world.cuda.left() == []
+
+
 # --- several, threads, and the end ---------------------------------------------------------------------------------
 
 

@@ -218,12 +218,6 @@ class TestGpu:
         assert found["gpu0"].detail == "Some card, compute capability 8.9, 24.0 GiB, discrete"
         assert found["libcudart"].status == "ok"
         assert "nvidia-cuda-nvrtc-cu12" in (found["libnvrtc"].mend or "")
-        assert found["cuda-python"].mend == "pip install 'cuda-python==12.*'"
-
-    def test_cuda_python_newer_than_the_driver(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        set_cuda(monkeypatch, Cuda((12, 6), (DESKTOP_GPU,)))
-        set_versions(monkeypatch, cuda_python="13.5.0")
-        assert by_name(doctor.probe_gpu(Host(tmp_path, {})))["cuda-python"].status == "warning"
 
 
 class TestEngines:

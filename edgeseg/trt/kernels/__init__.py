@@ -18,6 +18,8 @@ from edgeseg.trt.device import Device, Launch, Memory
 from edgeseg.trt.nvrtc import Compiler, find_compiler
 
 SOURCES = ("prepare.cu", "decode.cu")
+DECODED = {"logits": ("float32", "float16"), "mask": ("uint8", "int32", "int64")}
+"""What the network may put out, by head of its card."""
 STATUS = np.dtype([("not_finite", "<i4"), ("huge", "<i4"), ("foreign", "<i4"), ("foreign_id", "<i4")])
 """What ``decode.cu`` notes while it runs; to be cleared before every frame."""
 
