@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import time
 from dataclasses import dataclass
@@ -13,8 +14,15 @@ from numpy.typing import NDArray
 
 from edgeseg.segmentation import Segmentation
 
-RATE_HZ = 15.0
-"""Pictures a second at most: what an eye needs to follow a scene, and a bound on what watching costs the loop."""
+RATE_HZ = 20.0
+"""Pictures a second at most: more than an eye needs to follow a scene."""
+
+SLOWEST_HZ = 2.0
+"""Pictures a second that are made in any case, while someone watches."""
+
+BUDGET = 0.02
+"""Share of the processors' time that the server may use: on a slow machine, or with many viewers, there are fewer
+pictures, not a slower loop."""
 
 MAX_SIDE = 960
 """Longer pictures are shrunk to this many pixels before they are encoded."""
@@ -79,7 +87,8 @@ class Feed:
         self._newest: tuple[str, Segmentation] | None = None
         self._number = 0
         self._picture: Picture | None = None
-        self._encoded_at = float("-inf")
+        self._due = float("-inf")
+        self._cpu_s = 0.0
         self._waiting: set[asyncio.Event] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -126,19 +135,26 @@ class Feed:
         return self._newest is not None and self._newest[0] != seen
 
     def _shared(self, seen: str) -> Picture | None:
-        """The last encoded picture, if it is new to this viewer, and the newest or no older than ``RATE_HZ`` allows."""
+        """The last encoded picture, if it is new to this viewer, and the newest or there is to be no newer one yet."""
         picture = self._picture
         if picture is None or picture.key == seen:
             return None
         return picture if self._rest_s() > 0 or not self._has_newer(picture.key) else None
 
     def _rest_s(self) -> float:
-        return max(0.0, self._encoded_at + 1 / RATE_HZ - time.monotonic())
+        return max(0.0, self._due - time.monotonic())
 
     def _encode(self) -> Picture:
         assert self._newest is not None
         key, result = self._newest
-        self._encoded_at = time.monotonic()
+        # One picture may come early, else a camera of just this rate would be late by ever more.
+        self._due = max(self._due, time.monotonic() - 1 / RATE_HZ) + self._interval_s()
         self._picture = picture_from_result(result, key)
         self.encoded += 1
         return self._picture
+
+    def _interval_s(self) -> float:
+        """What keeps the server within its budget, by what this thread has used since the last picture."""
+        before_s, self._cpu_s = self._cpu_s, time.thread_time()
+        affordable_s = (self._cpu_s - before_s) / (BUDGET * (os.cpu_count() or 1))
+        return min(max(1 / RATE_HZ, affordable_s), 1 / SLOWEST_HZ)

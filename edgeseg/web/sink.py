@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import threading
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ class WebSink(Sink):
         except ImportError as error:
             listener.close()
             raise MissingDependencyError.for_extra(error.name or "uvicorn", "serve", "--serve") from error
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="edgeseg-web", daemon=True)
+        self._thread = threading.Thread(target=self._serve, args=(listener,), name="edgeseg web", daemon=True)
         self._thread.start()
 
     def _server_for(self, listener: socket.socket, names: frozenset[str]) -> uvicorn.Server:
@@ -96,6 +97,16 @@ class WebSink(Sink):
             timeout_graceful_shutdown=STOP_S,
         )
         return uvicorn.Server(config)
+
+    def _serve(self, listener: socket.socket) -> None:
+        async def serve() -> None:
+            await self._server.serve([listener])
+            # Those who never read keep theirs open beyond STOP_S.
+            for connection in list(self._server.server_state.connections):
+                connection.transport.abort()
+            await asyncio.sleep(0)
+
+        asyncio.run(serve())
 
     @property
     def url(self) -> str:

@@ -24,9 +24,8 @@ from edgeseg import cli
 from edgeseg.errors import MissingDependencyError, UsageError
 from edgeseg.frame import State
 from edgeseg.io.base import Counts
-from edgeseg.web import WebSink
-from edgeseg.web.address import Address, address_from_text
-from edgeseg.web.feed import MAX_SIDE, RATE_HZ
+from edgeseg.web import WebSink, feed
+from edgeseg.web.address import Address, address_from_text, listen
 
 
 def get(port, path, headers=None):
@@ -96,7 +95,7 @@ def test_long_pictures_are_shrunk(run, size_hw):
     _, jpeg, png = live(run)
     shown = decoded(png, cv2.IMREAD_UNCHANGED).shape
     assert shown == decoded(jpeg, cv2.IMREAD_COLOR).shape[:2]
-    assert max(shown) == min(MAX_SIDE, max(size_hw))
+    assert max(shown) == min(feed.MAX_SIDE, max(size_hw))
 
 
 def test_a_waiting_viewer_hears_of_a_stall_at_once(run):
@@ -107,6 +106,13 @@ def test_a_waiting_viewer_hears_of_a_stall_at_once(run):
     status, _, _ = live(run, after=key)
     assert time.monotonic() - begin < 0.4
     assert (status["state"], status["reason"]) == ("stalled", "no frame for 0.5 s")
+
+
+def test_heads_and_pictures_leave_without_waiting_for_each_other():
+    with listen(Address("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # ---- cost ----
@@ -137,8 +143,17 @@ def test_three_viewers_cost_one_encode(run):
     encoded = metric(run, "edgeseg_web_pictures_total")
     # Pictures that nobody got would be a waste as well.
     assert encoded == len(set().union(*seen))
-    assert all(len(keys) == len(set(keys)) >= 4 for keys in seen)
-    assert encoded <= 1.5 * RATE_HZ + 2
+    assert all(len(keys) == len(set(keys)) >= 3 for keys in seen)
+    assert encoded <= 1.5 * feed.RATE_HZ + 2
+
+
+def test_pictures_become_fewer_when_the_budget_is_spent(run, monkeypatch):
+    monkeypatch.setattr(feed, "BUDGET", 1e-9)
+    with run.giving(rate_hz=60):
+        end, key = time.monotonic() + 1.2, ""
+        while time.monotonic() < end:
+            key = live(run, after=key)[0].get("picture", {}).get("key", key)
+    assert 2 <= metric(run, "edgeseg_web_pictures_total") <= 1.2 * feed.SLOWEST_HZ + 3
 
 
 def test_viewers_that_never_read_neither_slow_the_loop_nor_fill_the_memory(run):
@@ -320,7 +335,7 @@ def test_a_run_serves_and_ends_on_sigterm():
             line = process.stderr.readline()
             assert line.startswith("the web page is at http://127.0.0.1:")
             port = port_of(line.split()[-1])
-            end = time.monotonic() + 20
+            end = time.monotonic() + 60
             while get(port, "/healthz")[0] != 200:
                 assert time.monotonic() < end
                 time.sleep(0.1)
