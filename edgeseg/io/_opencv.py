@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeseg.errors import MissingDependencyError
 from edgeseg.io.options import SourceOptions
 from edgeseg.io.probe import why_not
-from edgeseg.io.stream import Grab, StreamError
+from edgeseg.io.stream import Grab, StreamError, ffmpeg_options
 from edgeseg.io.uri import Address
 
 _ENVIRONMENT = threading.Lock()
@@ -155,7 +155,7 @@ def open_network(address: Address, options: SourceOptions) -> OpenCvReader:
     if options.hwdec:
         parameters += [cv2.CAP_PROP_HW_ACCELERATION, cv2.VIDEO_ACCELERATION_ANY]
     start = time.monotonic()
-    with _ffmpeg_options(f"rtsp_transport;{options.transport}"):
+    with _ffmpeg_environment(ffmpeg_options(address.kind.startswith("rtsp"), options.transport)):
         capture = Capture(address.target, cv2.CAP_FFMPEG, parameters)
     if not capture.is_open:
         left_s = options.open_timeout_s - (time.monotonic() - start)
@@ -165,13 +165,13 @@ def open_network(address: Address, options: SourceOptions) -> OpenCvReader:
 
 
 @contextlib.contextmanager
-def _ffmpeg_options(text: str) -> Iterator[None]:
+def _ffmpeg_environment(options: dict[str, str]) -> Iterator[None]:
     """Options of FFmpeg that OpenCV takes from the environment alone; those a user has set stay."""
     with _ENVIRONMENT:
-        if _FFMPEG_OPTIONS in os.environ:
+        if _FFMPEG_OPTIONS in os.environ or not options:
             yield
             return
-        os.environ[_FFMPEG_OPTIONS] = text
+        os.environ[_FFMPEG_OPTIONS] = "|".join(f"{name};{value}" for name, value in options.items())
         try:
             yield
         finally:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeseg.errors import MissingDependencyError, UsageError
 from edgeseg.io.options import SourceOptions
 from edgeseg.io.probe import refused, why_not
-from edgeseg.io.stream import Grab, StreamError
+from edgeseg.io.stream import Grab, StreamError, ffmpeg_options
 from edgeseg.io.uri import Address
 
 
@@ -98,7 +98,7 @@ def open_network(address: Address, options: SourceOptions) -> PyAvReader:
         container = av.open(
             address.target,
             timeout=(options.open_timeout_s, options.read_timeout_s),
-            options={"rtsp_transport": options.transport} if address.kind.startswith("rtsp") else {},
+            options=ffmpeg_options(address.kind.startswith("rtsp"), options.transport),
         )
     except av.error.FFmpegError as error:
         # Of its errors only these tell the truth: a silent host, for one, gives "invalid data".

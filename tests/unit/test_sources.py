@@ -203,6 +203,33 @@ def test_a_video_without_frames(tmp_path: Path, make_video) -> None:
         assert caught.value.exit_code == 2
 
 
+def test_a_video_of_one_frame(tmp_path: Path, make_video) -> None:
+    for suffix in (".mp4", ".avi", ".mkv"):
+        (frame,) = open_source(make_video(tmp_path / f"one{suffix}", frames=1))
+        assert (frame.index, frame.size_hw) == (0, (48, 64))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+def test_a_video_with_damaged_bytes_ends_all_the_same(tmp_path: Path, make_video, bounded, suffix: str) -> None:
+    path = make_video(tmp_path / f"damaged{suffix}", frames=40)
+    content = bytearray(path.read_bytes())
+    for place in RNG.integers(len(content) // 4, 3 * len(content) // 4, 60):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+
+    def watch() -> int:
+        seen = 0
+        try:
+            for frame in open_source(path):
+                assert frame.image.shape == (48, 64, 3)
+                seen += 1
+        except SourceError as error:
+            assert str(path) in str(error)
+        return seen
+
+    assert 5 < bounded(watch) <= 40
+
+
 def with_the_index_first(mp4: bytes) -> bytes:
     """The same file with ``moov`` before ``mdat``, as for the web: a part of it can be decoded."""
     boxes, at = {}, 0
