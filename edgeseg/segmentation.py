@@ -22,7 +22,7 @@ class Segmentation:
         classes: class names by id.
         palette: RGB by class id.
         frame: the frame it belongs to.
-        timing: milliseconds by stage: "capture" where known, "preprocess", "infer", "decode", "end_to_end".
+        timing: milliseconds by stage; see ``edgeseg.timing.STAGES``.
         valid: False where the network gave NaN or infinity.
         state: of a live source when the mask was ready; LIVE for a file.
         finished_at: ``time.monotonic()`` in seconds when the mask was ready.

@@ -44,17 +44,17 @@ class Launch:
         driver: the driver.
         function: handle of the kernel.
         size_xy: how many threads are needed along x and y; the kernel has to ignore those beyond.
-        arguments: ``Memory``, ints and floats (32 bits each), as the kernel takes them.
+        arguments: as the kernel takes them; an int is one of 32 bits.
     """
 
     def __init__(
-        self, driver: Driver, function: int, size_xy: tuple[int, int], arguments: tuple[Memory | int | float, ...]
+        self, driver: Driver, function: int, size_xy: tuple[int, int], arguments: tuple[Memory | int, ...]
     ) -> None:
         self._driver, self._function = driver, function
         self._block = (256, 1) if size_xy[1] == 1 else (32, 8)
         self._grid = (-(-size_xy[0] // self._block[0]), -(-size_xy[1] // self._block[1]))
-        self._arguments = [_argument(value) for value in arguments]
-        self._parameters = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(a) for a in self._arguments))
+        self._kept = [ctypes.c_uint64(a.address) if isinstance(a, Memory) else ctypes.c_int(a) for a in arguments]
+        self._parameters = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, self._kept))
 
     def __call__(self, stream: int) -> None:
         """Queue it."""
@@ -63,12 +63,6 @@ class Launch:
 
 def _mib(nbytes: int) -> str:
     return f"{nbytes / 2**20:.1f} MiB"
-
-
-def _argument(value: Memory | int | float) -> Any:
-    if isinstance(value, Memory):
-        return ctypes.c_uint64(value.address)
-    return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int(value)
 
 
 class Device:

@@ -22,7 +22,6 @@ from edgeseg.errors import BackendError, ModelError
 from edgeseg.trt import kernels, nvrtc
 from edgeseg.trt.cuda import Driver
 from edgeseg.trt.device import Device
-from edgeseg.trt.kernels import compiled
 from edgeseg.trt.nvrtc import Compiler, find_compiler
 
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
@@ -42,19 +41,19 @@ def compiler() -> Compiler:
 def test_kernels_compile_for_every_gpu(compiler: Compiler, source: str, architecture: int) -> None:
     if architecture not in compiler.architectures():
         pytest.skip(f"NVRTC {compiler.version} does not know sm_{architecture}")
-    image = compiled(compiler, source, architecture)
+    image = compiler.compile(kernels.program(source), source, architecture)
     assert image.startswith(b"\x7fELF")
     assert all(name.encode() in image for name in NAMES[source])
 
 
 def test_a_gpu_newer_than_the_compiler_gets_ptx(compiler: Compiler) -> None:
-    image = compiled(compiler, "prepare.cu", 999)
+    image = compiler.compile(kernels.program("prepare.cu"), "prepare.cu", 999)
     assert f".target sm_{compiler.architectures()[-1]}".encode() in image
 
 
 def test_a_gpu_that_the_compiler_no_longer_knows(compiler: Compiler) -> None:
     with pytest.raises(BackendError, match=r"no longer compiles for sm_20.*install the CUDA toolkit"):
-        compiled(compiler, "prepare.cu", 20)
+        compiler.compile(kernels.program("prepare.cu"), "prepare.cu", 20)
 
 
 def test_what_the_compiler_refuses_is_told(compiler: Compiler) -> None:
@@ -64,7 +63,7 @@ def test_what_the_compiler_refuses_is_told(compiler: Compiler) -> None:
 
 def test_sums_and_products_stay_apart(compiler: Compiler) -> None:
     # A contracted product and sum would round once instead of twice, and classes that are level would change places.
-    ptx = compiled(compiler, "decode.cu", 999)
+    ptx = compiler.compile(kernels.program("decode.cu"), "decode.cu", 999)
     assert b"mul" in ptx
     assert b"fma.rn.f32" not in without_exp(ptx)
 
@@ -101,11 +100,7 @@ def test_importing_it_loads_nothing_of_cuda() -> None:
 def device(monkeypatch: pytest.MonkeyPatch):
     host_kernels()
 
-    class ByName:
-        def compile(self, source: str, name: str, architecture: int) -> bytes:
-            return name.encode()
-
-    monkeypatch.setattr(kernels, "find_compiler", lambda cuda_major: ByName())
+    monkeypatch.setattr(kernels, "_image", lambda cuda_major, name, architecture: name.encode())
     fake = FakeCuda()
     opened = Device(Driver(fake))
     yield opened

@@ -6,6 +6,7 @@ The sources are CUDA C++ that includes nothing, compiled where they run. What th
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from edgeseg.card import ModelCard
 from edgeseg.preprocess import Preprocessor
 from edgeseg.trt.device import Device, Launch, Memory
-from edgeseg.trt.nvrtc import Compiler, find_compiler
+from edgeseg.trt.nvrtc import find_compiler
 
 SOURCES = ("prepare.cu", "decode.cu")
 DECODED = {"logits": ("float32", "float16"), "mask": ("uint8", "int32", "int64")}
@@ -38,9 +39,14 @@ def source_of(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
-def compiled(compiler: Compiler, name: str, architecture: int) -> bytes:
-    """One of ``SOURCES`` for a GPU; see ``Compiler.compile``."""
-    return compiler.compile(_PRELUDE + source_of(name), name, architecture)
+def program(name: str) -> str:
+    """The same with what it needs of the GPU, ready to compile."""
+    return _PRELUDE + source_of(name)
+
+
+@cache
+def _image(cuda_major: int, name: str, architecture: int) -> bytes:
+    return find_compiler(cuda_major).compile(program(name), name, architecture)
 
 
 class Kernels:
@@ -52,10 +58,9 @@ class Kernels:
 
     def __init__(self, device: Device) -> None:
         self._driver = driver = device.driver
-        compiler = find_compiler(driver.version()[0])
         self._modules = {}
         for name in SOURCES:
-            module = driver.load_module(compiled(compiler, name, device.architecture))
+            module = driver.load_module(_image(driver.version()[0], name, device.architecture))
             device.scope.callback(driver.unload_module, module)
             self._modules[name] = module
 
