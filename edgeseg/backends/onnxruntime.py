@@ -37,7 +37,8 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 4
         if threads is not None:
             options.intra_op_num_threads = threads
-        # Spinning workers would burn the cores that capture and sinks need between frames.
+        # Workers that spin save some time on idle cores, and lose several times that where capture, sinks or other
+        # programs want the cores they burn.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # It makes 32-bit codes of biases in the precision of the scales, which in float16 overflow. Others need it.
         disabled = ["WeightBiasQuantization"] if card.provenance.get("target") == "tensorrt" else []
