@@ -15,6 +15,8 @@ SCHEMA = 1
 HEADLINE_STAGE = {"closed": "end_to_end", "paced": "age"}
 """What a user waits for, by mode: the class map of a frame in memory, or of a frame that arrived from a camera."""
 
+_PARTS = ("preprocess", "infer", "decode", "h2d", "compute", "d2h")
+
 Row = Mapping[str, Any]
 
 _MEND = "give a file that 'edgeseg bench --json' wrote"
@@ -91,6 +93,8 @@ def short_names(rows: Sequence[Row]) -> list[str]:
         parts = ["-".join(told), row["precision"], "x".join(map(str, row["imgsz"])), row["backend"]]
         keys = ("model", "precision", "imgsz", "backend")
         kept = [part for part, key in zip(parts, keys) if any(other[key] != row[key] for other in rows)]
+        if row["precision"] == "fp32" and "-" in row["backend"] and "fp32" in kept:
+            kept.remove("fp32")  # openvino-bf16 says by itself what it makes of such a file
         names.append(" ".join(kept or parts[:1]))
     return names
 
@@ -134,8 +138,8 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         return get
 
     def stages(row: Row) -> str:
-        found = [nested("latency_ms", stage, "p50")(row) for stage in ("preprocess", "infer", "decode")]
-        return "" if None in found else " / ".join(f"{value:.2f}" for value in found)
+        found = [row["latency_ms"][stage]["p50"] for stage in _PARTS if stage in row["latency_ms"]]
+        return " / ".join(f"{value:.2f}" for value in found)
 
     return [
         ("model", lambda row: str(row["model"])),
@@ -149,7 +153,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         ("p95", lambda row: f"{headline_ms(row)['p95']:.2f}"),
         ("p99", lambda row: f"{headline_ms(row)['p99']:.2f}"),
         ("max", lambda row: f"{headline_ms(row)['max']:.1f}"),
-        ("pre / infer / decode", stages),
+        ("stages", stages),
         ("engine alone", number(nested("engine_ms", "p50"), 2)),
         ("times engine", number(nested("overhead", "median"), 3)),
         ("frames/s", number(nested("pipeline_fps", "median"), 1)),

@@ -394,6 +394,8 @@ def test_front_and_names(results: dict[str, Any]) -> None:
         "c32 fp32 openvino", "c32 fp32 onnxruntime", "c32 int8 openvino", "c16 fp32 openvino", "c16 int8 openvino",
     ]  # fmt: skip
     assert short_names(rows[:1]) == ["ddrnet-c32-camvid"]
+    bfloat16 = row_of("ddrnet-c32-camvid", "fp32", "openvino-bf16", 7.4, 74.7)
+    assert short_names([*rows, bfloat16])[-1] == "c32 openvino-bf16"
 
 
 def test_table_leaves_out_columns_without_figures_and_names_what_failed(results: dict[str, Any]) -> None:
