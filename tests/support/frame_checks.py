@@ -18,7 +18,9 @@ from edgeseg.trt.frame import GpuFrameSegmenter
 
 MIXED = "cells of several classes"
 """Kinds of logits; see ``logits_like``."""
-BLOCKS, LEVEL, HUGE, TINY, ONE = "blocks of one class", "level classes", "huge values", "tiny values", "one class"
+BLOCKS, LEVEL, NEAR, HUGE, TINY, ONE = (
+    "blocks of one class", "level classes", "classes a rounding apart", "huge values", "tiny values", "one class",
+)  # fmt: skip
 
 DECODED = [
     # classes, samples, frame, dtype, kind
@@ -30,6 +32,7 @@ DECODED = [
     (3, (8, 8), (8, 8), "float32", MIXED),
     (5, (8, 8), (16, 16), "float32", LEVEL),
     (5, (8, 8), (33, 31), "float16", LEVEL),
+    (7, (12, 12), (96, 90), "float32", NEAR),
     (4, (40, 30), (17, 9), "float32", MIXED),
     (4, (40, 30), (17, 90), "float16", BLOCKS),
     (7, (6, 5), (1, 1), "float32", MIXED),
@@ -71,6 +74,8 @@ def logits_like(kind: str, classes: int, samples_hw: tuple[int, int], rng: np.ra
         return noise + 6 * (ids[: samples_hw[0], : samples_hw[1]] == np.arange(classes)[:, None, None])
     if kind == LEVEL:
         return rng.integers(0, 3, (classes, *samples_hw)).astype(np.float64)
+    if kind == NEAR:
+        return 10_000 + rng.integers(0, 4, (classes, *samples_hw)) * 2.0**-10
     if kind == HUGE:
         return rng.uniform(-3.4e38, 3.4e38, noise.shape)
     return noise * 1e-30 if kind == TINY else noise
