@@ -74,7 +74,7 @@ def build(
         with warnings_told(), _bar(engine) as progress:
             return build_engine(onnx, engine, options, timing_cache=timing_cache, progress=progress, echo=echo)
     except StillBuildingError:
-        # Leaving in the ordinary way would tear down what TensorRT is still using. It has written nothing.
+        # Nothing is written before the build ends.
         os._exit(130)
 
 

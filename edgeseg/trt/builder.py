@@ -6,12 +6,14 @@ networks. There the builder is allowed what the graph states, and held to it whe
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from edgeseg.errors import BackendError, ModelError, UsageError
 from edgeseg.onnx_reader import Constant, Graph, read_graph
@@ -20,6 +22,8 @@ from edgeseg.trt.library import log_of
 from edgeseg.trt.options import OPT_LEVEL, BuildOptions
 from edgeseg.trt.progress import Progress, new_monitor
 
+_T = TypeVar("_T")
+
 MIB = 2**20
 _POLL_S = 0.1
 _OUT_OF_MEMORY = re.compile(r"out ?of ?memory|insufficient memory|could not be allocated", re.IGNORECASE)
@@ -27,7 +31,10 @@ _REQUEST = re.compile(r"request\D{0,40}?(\d+) ?(bytes|MB|MiB)", re.IGNORECASE)
 
 
 class StillBuildingError(KeyboardInterrupt):
-    """An interrupt that TensorRT 8 cannot be told of: its thread builds on until the process ends."""
+    """An interrupt that ends the wait, not the build: TensorRT 8 cannot be told, newer ones may take their time.
+
+    The thread of the build goes on. A process that ends in the ordinary way beside it crashes; ``os._exit`` does not.
+    """
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,13 @@ def build_plan(
         UsageError: an option that this TensorRT does not have.
         BackendError: TensorRT fails; out of memory says how much was asked for and is free.
     """
+    monitor = new_monitor(trt) if hasattr(trt, "IProgressMonitor") else None
+    return _on_thread(lambda: _built(trt, onnx, typing, options, timing_cache, monitor), monitor, progress)
+
+
+def _built(
+    trt: ModuleType, onnx: Path, typing: Typing, options: BuildOptions, timing_cache: bytes, monitor: Any
+) -> tuple[bytes, bytes]:
     log = log_of(trt)
     log.take_errors()
     if not hasattr(trt, "OnnxParser"):
@@ -130,14 +144,52 @@ def build_plan(
     if not parser.parse_from_file(str(onnx)):
         raise _refusal(parser, onnx, log.take_errors())
     config = _config(trt, builder, network, typing, options)
+    if monitor is not None:
+        config.progress_monitor = monitor
     cache = config.create_timing_cache(timing_cache)
     if cache is None or not config.set_timing_cache(cache, False):  # damaged, or made on another device
         config.set_timing_cache(config.create_timing_cache(b""), False)
     log.take_errors()
-    plan = _Build(trt, builder, network, config).run(progress)
+    plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _failure(log.take_errors(), options)
     return bytes(plan), bytes(config.get_timing_cache().serialize())
+
+
+def _on_thread(work: Callable[[], _T], monitor: Any, progress: Progress | None) -> _T:
+    """Do the work on another thread, so that this one can tell how far it is and takes an interrupt at once.
+
+    TensorRT swallows what is raised where it calls back, an interrupt too.
+    """
+    done: list[_T] = []
+    failed: list[BaseException] = []
+    ended = threading.Event()
+
+    def target() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # raised again by the thread that waits
+            failed.append(error)
+        finally:
+            ended.set()
+
+    try:
+        threading.Thread(target=target, name="tensorrt-build", daemon=True).start()
+        # Not Thread.join: interrupted, it takes the thread for one that has ended (Python 3.11).
+        while not ended.wait(_POLL_S):
+            if progress is not None:
+                progress(*(monitor.done() if monitor else (None, "")))
+    except KeyboardInterrupt as interrupt:
+        if monitor is not None:
+            monitor.stopped = True
+            with contextlib.suppress(KeyboardInterrupt):  # a second one does not wait
+                ended.wait()
+        if not ended.is_set():
+            raise StillBuildingError from interrupt
+        raise
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
 def _builder(trt: ModuleType) -> Any:
@@ -176,43 +228,6 @@ def _config(trt: ModuleType, builder: Any, network: Any, typing: Typing, options
         profile.set_shape(network.get_input(0).name, *options.profile)
         config.add_optimization_profile(profile)
     return config
-
-
-class _Build:
-    """A build on a thread of its own, so that the main thread can tell how far it is and take an interrupt."""
-
-    def __init__(self, trt: ModuleType, builder: Any, network: Any, config: Any) -> None:
-        self._builder, self._network, self._config = builder, network, config
-        self._monitor = new_monitor(trt) if hasattr(config, "progress_monitor") else None
-        if self._monitor is not None:
-            config.progress_monitor = self._monitor
-        self._plan: Any = None
-        self._error: BaseException | None = None
-
-    def run(self, progress: Progress | None) -> Any:
-        """The plan, or None where TensorRT gives none."""
-        thread = threading.Thread(target=self._target, name="tensorrt-build", daemon=True)
-        thread.start()
-        try:
-            while thread.is_alive():
-                thread.join(_POLL_S)
-                if progress is not None:
-                    progress(*(self._monitor.done() if self._monitor else (None, "")))
-        except KeyboardInterrupt as interrupt:
-            if self._monitor is None:
-                raise StillBuildingError from interrupt
-            self._monitor.stopped = True
-            thread.join()
-            raise
-        if self._error is not None:
-            raise self._error
-        return self._plan
-
-    def _target(self) -> None:
-        try:
-            self._plan = self._builder.build_serialized_network(self._network, self._config)
-        except BaseException as error:  # raised again by the thread that waits
-            self._error = error
 
 
 def _refusal(parser: Any, onnx: Path, logged: list[str]) -> ModelError:

@@ -2,7 +2,7 @@
 
 The inspector's JSON has three forms. Up to TensorRT 10 a tensor has one text, ``Format/Datatype``: a sentence such as
 "Thirty-two wide channel vectorized row major Int8 format" in 8.x, often the type alone in 10. From 11 on there is a
-``DataType`` beside the ``Format``. From 8.6 on ``Metadata`` names the ONNX nodes that a layer was made from; before,
+``Datatype`` beside the ``Format``. From 8.6 on ``Metadata`` names the ONNX nodes that a layer was made from; before,
 only the layer's own name does. So types are looked for as words, wherever they stand.
 """
 
@@ -35,9 +35,9 @@ _TYPE_WORDS = (
 _DTYPES = {"float": "float32", "half": "float16", "bf16": "bfloat16"}
 """Types of tensors whose names are not numpy's."""
 
-_MOVERS = ("Constant", "Identity", "NoOp", "Reformat", "Shuffle")
-_COMPUTING = re.compile(r"conv|gemm|fprop|matmul|matrixmultiply|matrix_multiply", re.IGNORECASE)
-_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)(?: \| .*?)?\](?=\s|\x1f|\[|$)")
+_MOVERS = ("Constant", "Identity", "NoOp", "Reformat", "Shuffle", "signal", "wait")
+_COMPUTING = re.compile(r"conv|correlation|gemm|fprop|matmul|matrixmultiply|matrix_multiply", re.IGNORECASE)
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)(?: \| .*?)?\]")
 
 
 @dataclass(frozen=True)

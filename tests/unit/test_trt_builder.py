@@ -3,6 +3,7 @@ it shows what edgeseg asks of a version, not that the version does it."""
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from pathlib import Path
@@ -376,6 +377,20 @@ def test_an_interrupt_that_tensorrt_8_cannot_be_told_of():
     with pytest.raises(StillBuildingError):
         build_plan(trt, ONNX, NO_TYPING, BuildOptions(), progress=interrupt)
     go_on.set()
+
+
+def test_a_second_interrupt_does_not_wait():
+    go_on = threading.Event()
+    trt = tensorrt("10.3.0", build=lambda config: go_on.wait(20))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3, 0.3)
+    try:
+        with pytest.raises(StillBuildingError):
+            build_plan(trt, ONNX, Typing(True), BuildOptions())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        go_on.set()
 
 
 def test_an_error_on_the_thread_of_the_build_reaches_the_caller():
