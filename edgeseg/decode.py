@@ -94,6 +94,7 @@ class Decoder:
         logits_hw: height and width of the logits.
         size_hw: height and width of the frame; any ratio to ``logits_hw``, larger or smaller.
         num_classes: 1 to 255, because 255 in a mask means "no class".
+        compiled: use the compiled form where it is installed; the class maps are the same.
 
     Attributes:
         rows, cols: ``TAP`` [H] and [W], where the output falls between the logits.
@@ -106,7 +107,9 @@ class Decoder:
     computation in ``benchmarks/decode.py``.
     """
 
-    def __init__(self, logits_hw: tuple[int, int], size_hw: tuple[int, int], num_classes: int) -> None:
+    def __init__(
+        self, logits_hw: tuple[int, int], size_hw: tuple[int, int], num_classes: int, *, compiled: bool = True
+    ) -> None:
         if min(*logits_hw, *size_hw) < 1:
             raise ModelError(
                 f"cannot resize logits of {logits_hw} to a frame of {size_hw}", "give sizes of at least 1 x 1"
@@ -124,9 +127,11 @@ class Decoder:
         self.rows, self.cols = self._rows.taps, self._cols.taps
         self._batch = max(1, min(_BATCH_PIXELS // cell_pixels, _BATCH_LOGITS // (4 * self.num_classes)))
         self.prune = self.num_classes > 2 and cell_pixels >= _MIN_PIXELS_TO_PRUNE
-        self._compiled = decode_compiled.CompiledDecoder(
-            self._rows.table, self._cols.table, self.num_classes, self.prune
-        )
+        self._compiled = None
+        if compiled and decode_compiled.available():
+            self._compiled = decode_compiled.CompiledDecoder(
+                self._rows.table, self._cols.table, self.num_classes, self.prune
+            )
 
     def __call__(self, logits_chw: NDArray[Any]) -> tuple[NDArray[np.uint8], bool]:
         """Decode one frame.
@@ -158,7 +163,7 @@ class Decoder:
             return _argmax(flat).reshape(self.size_hw), True
         if scale != 1.0:
             flat = np.multiply(flat, scale, dtype=flat.dtype)
-        if flat.dtype == np.float32 and decode_compiled.available():
+        if self._compiled is not None and flat.dtype == np.float32:
             return self._compiled(flat), True
         return self._in_numpy(flat), True
 
