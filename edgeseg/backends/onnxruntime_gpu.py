@@ -15,7 +15,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from edgeseg.backends import check_feed, check_inputs, network_input_shape
 from edgeseg.backends.onnxruntime import first_line, spec_of
 from edgeseg.card import ModelCard
-from edgeseg.doctor import DRIVER_MEND, Cuda, Host, is_jetson
+from edgeseg.doctor import Cuda, Host, is_jetson
 from edgeseg.errors import BackendError, MissingDependencyError
 from edgeseg.files import sha256_of
 from edgeseg.trt.library import EngineWarning, require_driver
@@ -34,7 +34,6 @@ from edgeseg.trt.library import EngineWarning, require_driver
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 _TITLES = {"cuda": "CUDA", "tensorrt": "TensorRT"}
-_REBUILD = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 class OnnxRuntimeCudaBackend:
@@ -150,7 +149,7 @@ def _check_build(ort: ModuleType, provider: str, cuda: Cuda) -> None:
     """Refuse a package that was built without the provider, or for a newer CUDA than the driver runs."""
     built_in = ort.get_available_providers()
     if PROVIDERS["cuda"] not in built_in:
-        raise BackendError(f"The installed ONNX Runtime {ort.__version__} is the one for CPUs", _REBUILD)
+        raise BackendError(f"The installed ONNX Runtime {ort.__version__} is the one for CPUs", _install_mend())
     if PROVIDERS[provider] not in built_in:
         raise BackendError(
             f"The installed ONNX Runtime {ort.__version__} was built without {_TITLES[provider]}",
@@ -185,37 +184,37 @@ def _open_session(ort: ModuleType, path: Path, card: ModelCard, provider: str, c
         options.intra_op_num_threads = threads
     # The file says the precision: without this float32 would be computed in TensorFloat-32.
     providers: list[tuple[str, dict[str, str]]] = [(PROVIDERS["cuda"], {"use_tf32": "0"})]
-    if provider == "tensorrt":
-        providers.insert(0, (PROVIDERS["tensorrt"], _tensorrt_options(ort, path, card, cuda)))
-    try:
-        # Its fallback would print, and run on the CPU.
-        session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
-    except Exception as error:
-        fault = _fault_of(ort, provider)
-        if fault is not None:
-            raise _missing_library(ort, provider, fault) from error
-        raise BackendError(
-            f"ONNX Runtime {ort.__version__} refuses {path} on {_TITLES[provider]} ({first_line(error)})",
-            "try --backend onnxruntime, or export the model again",
-        ) from error
-    if PROVIDERS[provider] not in session.get_providers():
-        raise _missing_library(ort, provider, _fault_of(ort, provider) or "it says no reason")
+    with contextlib.ExitStack() as stack:
+        if provider == "tensorrt":
+            flags = _precision_flags(card)
+            folder = stack.enter_context(_engine_folder(ort, path, cuda, flags))
+            providers.insert(0, (PROVIDERS["tensorrt"], {**flags, **_caches(folder)}))
+        try:
+            # Its fallback would print, and run on the CPU.
+            session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        except Exception as error:
+            fault = _fault_of(ort, provider)
+            if fault is not None:
+                raise _missing_library(ort, provider, fault) from error
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} refuses {path} on {_TITLES[provider]} ({first_line(error)})",
+                "try --backend onnxruntime, or export the model again",
+            ) from error
+        if PROVIDERS[provider] not in session.get_providers():
+            raise _missing_library(ort, provider, _fault_of(ort, provider) or "it says no reason")
     _warn_of_cpu_layers(session, path)
     return session
 
 
-def _tensorrt_options(ort: ModuleType, path: Path, card: ModelCard, cuda: Cuda) -> dict[str, str]:
-    flags = {
+def _precision_flags(card: ModelCard) -> dict[str, str]:
+    return {
         "trt_fp16_enable": str(int(card.precision in ("fp16", "int8"))),
         "trt_int8_enable": str(int(card.precision == "int8")),
     }
-    folder = _cache_folder(ort, path, cuda, flags)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BackendError(f"Cannot keep engines in {folder} ({error.strerror})", "check its permissions") from error
+
+
+def _caches(folder: Path) -> dict[str, str]:
     return {
-        **flags,
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),
         "trt_timing_cache_enable": "1",
@@ -223,14 +222,26 @@ def _tensorrt_options(ort: ModuleType, path: Path, card: ModelCard, cuda: Cuda) 
     }
 
 
-def _cache_folder(ort: ModuleType, path: Path, cuda: Cuda, flags: Mapping[str, str]) -> Path:
+@contextlib.contextmanager
+def _engine_folder(ort: ModuleType, path: Path, cuda: Cuda, flags: Mapping[str, str]) -> Iterator[Path]:
     """A folder beside the model, of its own for everything that makes an engine unusable when it changes."""
     gpu = cuda.gpus[0]
     key = [ort.__version__, str(_tensorrt_version()), gpu.name, gpu.capability, sha256_of(path), *flags.values()]
     place = path.parent
     if not os.access(place, os.W_OK):  # a bundled model that an administrator installed
         place = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "edgeseg"
-    return place / f"{path.name}.tensorrt" / hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
+    folder = place / f"{path.name}.tensorrt" / hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendError(f"Cannot keep engines in {folder} ({error.strerror})", "check its permissions") from error
+    try:
+        yield folder
+    except BackendError:
+        with contextlib.suppress(OSError):  # engines of an earlier time stay
+            folder.rmdir()
+            folder.parent.rmdir()
+        raise
 
 
 def _tensorrt_version() -> int:
@@ -255,17 +266,18 @@ def _fault_of(ort: ModuleType, provider: str) -> str | None:
     return None
 
 
+def _install_mend() -> str:
+    if is_jetson(Host()):
+        return "sudo apt-get install nvidia-jetpack, and install an onnxruntime-gpu that was built for this JetPack"
+    return "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+
 def _missing_library(ort: ModuleType, provider: str, fault: str) -> BackendError:
     """The error for a provider that ONNX Runtime could not load, by which library that is for want of."""
+    mend = _install_mend()
     tensorrt = re.search(r"lib(?:nvinfer\w*|nvonnxparser)\.so\.(\d+)", fault)
-    if "libcuda.so" in fault:
-        mend = DRIVER_MEND
-    elif is_jetson(Host()):
-        mend = "sudo apt-get install nvidia-jetpack, and take an onnxruntime-gpu built for this JetPack"
-    elif tensorrt:
+    if tensorrt and not is_jetson(Host()):
         mend = f"pip install 'tensorrt=={tensorrt[1]}.*': this ONNX Runtime works with no other"
-    else:
-        mend = _REBUILD
     return BackendError(
         f"ONNX Runtime {ort.__version__} cannot use {_TITLES[provider]} and would fall back to the CPU ({fault})", mend
     )
