@@ -41,7 +41,7 @@ class Platform:
         gpu: name of the device.
         compute_capability: of the device, such as "8.7".
         driver: release, where it can be told, and the newest CUDA it runs.
-        jetpack: such as "6.2 (L4T 36.4.3)"; None off a Jetson.
+        jetpack: such as "6.2 (L4T 36.4.3)"; None off a Jetson, and where nothing tells it.
     """
 
     tensorrt: str
@@ -216,9 +216,10 @@ def check_platform(engine: Path, sidecar: Sidecar, here: Platform) -> None:
     """
     built = sidecar.platform
     differing = [
-        f"{label} was {getattr(built, name) or 'none'} and is {getattr(here, name) or 'none'} here"
+        f"{label} was {getattr(built, name)} and is {getattr(here, name)} here"
         for name, label in _TOLD_APART.items()
-        if getattr(built, name) != getattr(here, name)
+        # A container does not tell the JetPack it runs on.
+        if None not in (getattr(built, name), getattr(here, name)) and getattr(built, name) != getattr(here, name)
     ]
     if differing:
         raise StalePlanError(

@@ -283,8 +283,7 @@ def test_build_without_a_driver_ends_before_tensorrt_can_crash(python, tmp_path)
 
 def test_an_interrupted_build_leaves_nothing(python, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    # Long enough at level 5 to be met while it builds.
-    arguments = ("command", "build", "ddrnet-c32-camvid", "--opt-level", "5", "--verbose")
+    arguments = ("command", "build", "ddrnet-c32-camvid", "--verbose")
     with subprocess.Popen(
         in_environment(python, str(RIG), *arguments), cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as process:

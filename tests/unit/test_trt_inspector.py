@@ -1,5 +1,5 @@
-"""What engines are said to compute in. The JSON follows the forms that NVIDIA documents for 8.6, 10 and 11; none of it
-was taken from an engine."""
+"""What engines are said to compute in. The JSON follows the forms that NVIDIA documents for 8.6 and 10, and what the
+builder of 11.4 logs about its layers; reading it from an engine takes a GPU."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def v10(names: list[str], given: str, kind: str = "CaskConvolution", tactic: str
 def v11(names: list[str], given: str, text: str, kind: str = "CaskConvolution", tactic: str = "") -> Any:
     """A layer as TensorRT 11 tells of it: the type has a field of its own."""
     layer = v10(names, given, kind, tactic)
-    tensor = {"Name": "t", "Dimensions": [1, 64, 56, 56], "DataType": given, "Format": text}
-    return {**layer, "Inputs": [tensor], "Outputs": [tensor]}
+    tensor = {"Name": "t", "Dimensions": [1, 64, 56, 56], "Datatype": given, "Format": text}
+    return {**layer, "Inputs": [tensor], "Constants": [tensor], "Outputs": [tensor]}
 
 
 def asked(**layers: str) -> Precision:
@@ -74,9 +74,17 @@ ENGINES = {
         Bindings=["image", "logits"],
     ),
     "11": engine(
-        v11(["/a/Conv"], "Int8", "Four wide channel vectorized row major Int8 format (kCHW4)"),
-        v11(["/b/Conv"], "Half", "Row major linear FP16 format (kLINEAR)"),
-        v11(["/c/Conv", "/d/Conv"], "Float", "Row major linear FP32 format (kLINEAR)", tactic=TF32_KERNEL),
+        # Kernels before and after a convolution, which dequantise for it, are named after it too.
+        v11(["/a/Conv", "/a/input_quantized"], "Float", "(NHWC) Channel major format", "kgen", "__myl_MulRounCast_0x1"),
+        v11(["/a/Conv"], "Int8", "(NHWC) Channel major format", "correlation", "__myelin_CASK"),
+        v11(
+            ["/b/Transpose]\x1f[ONNX Layer: /b/Conv]__gemm_from_conv1x1"],
+            "Half",
+            "(Linear) Row major linear format",
+            "kgen",
+        ),
+        v11(["/c/Conv", "/d/Conv"], "Float", "(NHWC) Channel major format", tactic=TF32_KERNEL),
+        {"Name": "__mye1", "LayerType": "signal", "Inputs": [], "Outputs": [], "TacticName": "", "Metadata": ""},
         **{"I/O Tensors": [{"Name": "image", "IOMode": "Input", "DataType": "UInt8"}]},
     ),
 }
@@ -87,7 +95,7 @@ def test_shares_of_an_engine(version):
     found = precision_found(ENGINES[version], MIXED)
     assert found.macs == {"tf32": 200, "int8": 100, "fp16": 100}
     assert found.differing == ()
-    kgen = {"fp32": 1} if version == "10" else {}
+    kgen = {"fp32": 1} if version in ("10", "11") else {}
     assert found.layers == {"int8": 1, "fp16": 1, "tf32": 1, **kgen}
     check_honoured(found, MIXED)
 

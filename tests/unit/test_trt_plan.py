@@ -107,7 +107,7 @@ def test_an_engine_of_another_maker(engine: Path) -> None:
         ({"tensorrt": "10.16.0"}, "TensorRT was 10.16.0 and is 10.3.0 here"),
         ({"gpu": "NVIDIA L4"}, "the GPU was NVIDIA L4 and is Orin here"),
         ({"compute_capability": "8.9"}, "the compute capability was 8.9 and is 8.7 here"),
-        ({"jetpack": None}, r"JetPack was none and is 6.2 \(L4T 36.4.3\) here"),
+        ({"jetpack": "6.1 (L4T 36.4.0)"}, r"JetPack was 6.1 \(L4T 36.4.0\) and is 6.2 \(L4T 36.4.3\) here"),
         ({"gpu": "NVIDIA L4", "tensorrt": "11.4.0"}, "TensorRT was 11.4.0 .*; the GPU was NVIDIA L4 "),
     ],
 )
@@ -117,6 +117,11 @@ def test_another_machine_is_told_field_by_field(engine: Path, change: dict[str, 
         open_plan(engine)
     assert f"edgeseg build {engine.parent}/model.onnx --out {engine}" in raised.value.mend
     assert "--rebuild" in raised.value.mend
+
+
+def test_a_jetpack_that_nothing_tells_is_not_another_one(engine: Path) -> None:
+    check_platform(engine, sidecar(platform=dataclasses.replace(HERE, jetpack=None)), HERE)
+    check_platform(engine, sidecar(), dataclasses.replace(HERE, jetpack=None))
 
 
 def test_the_mend_without_the_onnx_file(engine: Path) -> None:
