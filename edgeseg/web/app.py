@@ -31,20 +31,6 @@ ASSETS = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
-
-HEADERS = [
-    # Nothing from elsewhere, and nothing of ours elsewhere.
-    ("content-security-policy", CONTENT_SECURITY_POLICY),
-    ("cross-origin-resource-policy", "same-origin"),
-    ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
-    ("cache-control", "no-store"),
-]
-
 
 def app_for(monitor: Monitor, feed: Feed) -> Starlette:
     """The page, its live data, ``/healthz`` and ``/metrics``."""

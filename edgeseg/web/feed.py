@@ -93,7 +93,7 @@ class Feed:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def put(self, result: Segmentation) -> None:
-        """Offer the newest result; from any thread."""
+        """Offer the newest result; on the thread that makes them."""
         self._number += 1
         self._newest = (f"{self._run}-{self._number}", result)
         self.wake()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import threading
 from typing import TYPE_CHECKING
@@ -23,18 +22,12 @@ from edgeseg.web.feed import Feed
 from edgeseg.web.monitor import Monitor
 
 if TYPE_CHECKING:
-    import socket
-
-    import uvicorn
-
     from edgeseg.io.base import Source
     from edgeseg.report import Report
 
-MAX_CONNECTIONS = 64
-"""Beyond these a request is answered with 503: each may hold a picture in memory."""
 
-STOP_S = 1
-"""How long the end waits for answers that are still on their way."""
+CLOSE_S = 2.0
+"""How long the end waits for the server; it needs about half a second."""
 
 
 class WebSink(Sink):
@@ -64,49 +57,21 @@ class WebSink(Sink):
         self.token = token
         self._address = address_seen_from_outside(listener)
         try:
-            self._server = self._server_for(listener, names_of_this_machine(address))
+            from edgeseg.web.app import app_for
+            from edgeseg.web.guard import Guard
+            from edgeseg.web.server import Server
         except ImportError as error:
             listener.close()
             raise MissingDependencyError.for_extra(error.name or "uvicorn", "serve", "--serve") from error
-        self._thread = threading.Thread(target=self._serve, args=(listener,), name="edgeseg web", daemon=True)
-        self._thread.start()
-
-    def _server_for(self, listener: socket.socket, names: frozenset[str]) -> uvicorn.Server:
-        import uvicorn
-
-        from edgeseg.web.app import HEADERS, app_for
-        from edgeseg.web.guard import Guard
-
         app = Guard(
             app_for(self._monitor, self._feed),
-            names=names,
-            token=self.token,
+            names=names_of_this_machine(address),
+            token=token,
             cookie=f"edgeseg-{self._address.port}",
         )
-        config = uvicorn.Config(
-            app,
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            headers=HEADERS,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=STOP_S,
-        )
-        return uvicorn.Server(config)
-
-    def _serve(self, listener: socket.socket) -> None:
-        async def serve() -> None:
-            await self._server.serve([listener])
-            # Those who never read keep theirs open beyond STOP_S.
-            for connection in list(self._server.server_state.connections):
-                connection.transport.abort()
-            await asyncio.sleep(0)
-
-        asyncio.run(serve())
+        self._server = Server(app)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="edgeseg web", daemon=True)
+        self._thread.start()
 
     @property
     def url(self) -> str:
@@ -125,7 +90,7 @@ class WebSink(Sink):
         self._feed.put(result)
 
     def close(self) -> None:
-        """Stop the server, within about ``STOP_S`` seconds."""
+        """Stop the server, within ``CLOSE_S`` seconds."""
         self._server.should_exit = True
         self._feed.wake()
-        self._thread.join(STOP_S + 1)
+        self._thread.join(CLOSE_S)

@@ -308,6 +308,7 @@ def test_misused_flags(flags, message, capsys):
 def test_a_missing_server_names_its_extra_and_frees_the_port(monkeypatch, run):
     run.sink.close()
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "edgeseg.web.server")
     with pytest.raises(MissingDependencyError, match=r"edgeseg\[serve\]"):
         WebSink(Address("127.0.0.1", run.port))
     socket.create_server(("127.0.0.1", run.port)).close()
