@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from edgeseg.errors import EdgesegError, UsageError
 from edgeseg.frame import Frame
@@ -23,6 +26,7 @@ from edgeseg.report import Report
 from edgeseg.segmentation import Segmentation
 from edgeseg.segmenter import Segmenter
 from edgeseg.sink_thread import GuardedSink, SinkThread
+from edgeseg.stabilize import Stabilizer
 from edgeseg.watchdog import Watchdog
 
 __all__ = ["Report", "Stream", "run"]
@@ -33,7 +37,12 @@ POLL_S = 0.1
 FINISH_S = 1.5
 """How long a run that is stopped waits for what is still at work. A robot's supervisor kills after a few seconds."""
 
-Change = Callable[[Segmentation], Segmentation]
+LANES = 2
+"""Frames of a file that are computed at once, each on a part of the processor: its preprocessing and decoding then fall
+into the inference of the other, and no core waits for another within a layer."""
+
+LANES_FROM_FRAMES = 200
+"""Shorter files are done before further engines are open."""
 
 
 class Stream:
@@ -47,7 +56,7 @@ class Stream:
         max_frames: end after this many results.
         report: is kept up to date; None makes a new one.
         max_age_s: no frame of a live source that is older is segmented, unless the source's own pace is slower.
-        change: applied to every result, such as ``edgeseg.stabilize.Stabilizer``.
+        stabilizer: gets every result and gives the one to hand on.
         outlets: further hand-overs that get every result.
 
     Raises:
@@ -62,21 +71,23 @@ class Stream:
         max_frames: int | None = None,
         report: Report | None = None,
         max_age_s: float = SourceOptions.max_age_s,
-        change: Change | None = None,
+        stabilizer: Stabilizer | None = None,
         outlets: Sequence[HandOver[Segmentation]] = (),
     ) -> None:
         if max_frames is not None and max_frames < 1:
             raise UsageError(f"{max_frames} frames are too few", "give max_frames=1 or more, or None")
         self.report = Report() if report is None else report
         self.report.watch(source)
-        self._source, self._segmenter, self._max_frames, self._change = source, segmenter, max_frames, change
+        self._source, self._segmenter, self._max_frames, self._stabilizer = source, segmenter, max_frames, stabilizer
         # At two frames a second half a second is no sign of a stall.
         self._max_age_s = max(max_age_s, 2 / source.rate_hz if source.rate_hz else 0.0)
         self._captured: HandOver[Frame] = HandOver(1 if source.live else 2, newest_wins=source.live)
         self._results: HandOver[Segmentation] = HandOver(newest_wins=source.live)
         self._outlets = (*outlets, self._results)
         self._error: BaseException | None = None
-        self.at_work = "the source"
+        self.at_work = "the engine"
+        self._ready = threading.Event()
+        self._lanes: list[Segmenter] = []
         self._capturing = threading.Thread(target=self._capture, name="edgeseg capture", daemon=True)
         self._segmenting = threading.Thread(target=self._segment, name="edgeseg segment", daemon=True)
         self._capturing.start()
@@ -84,6 +95,7 @@ class Stream:
 
     def _capture(self) -> None:
         try:
+            self._ready.wait()
             for frame in self._source:
                 if not self._captured.put(frame):
                     break
@@ -94,18 +106,27 @@ class Stream:
 
     def _segment(self) -> None:
         try:
-            while (frame := self._next_frame()) is not None:
-                self.at_work = "the engine"
-                self._hand_over(self._result(frame))
+            if not self._source.live and _is_long(self._source, self._max_frames):
+                self._lanes = self._segmenter.copies(LANES)
+            # Not before: the first frame begins the time of the run.
+            self._ready.set()
+            for result in self._steadied(self._in_lanes() if self._lanes else self._one_by_one()):
+                self.at_work = "a sink"
+                self.report.record(result)
+                for outlet in self._outlets:
+                    outlet.put(result)
                 if self.report.frames == self._max_frames:
                     break
         except BaseException as error:  # raised again where the results are read
             self._error = self._error or error
         finally:
+            self._ready.set()
             self._captured.end()
             self._captured.clear()
             for outlet in self._outlets:
                 outlet.end()
+            for lane in self._lanes:
+                lane.close()
 
     def _next_frame(self) -> Frame | None:
         self.at_work = "the source"
@@ -115,18 +136,43 @@ class Stream:
             self.report.stale += 1
         return None
 
-    def _result(self, frame: Frame) -> Segmentation:
-        result = self._segmenter(frame)
-        if self._source.live:
+    def _one_by_one(self) -> Iterator[Segmentation]:
+        while (frame := self._next_frame()) is not None:
+            self.at_work = "the engine"
+            result = self._segmenter(frame)
             # The camera may have gone while the network was at work: a robot wants to know.
-            result = dataclasses.replace(result, state=self._source.state)
-        return result if self._change is None else self._change(result)
+            yield dataclasses.replace(result, state=self._source.state) if self._source.live else result
 
-    def _hand_over(self, result: Segmentation) -> None:
-        self.at_work = "a sink"
-        self.report.record(result)
-        for outlet in self._outlets:
-            outlet.put(result)
+    def _in_lanes(self) -> Iterator[Segmentation]:
+        """The same, in the same order, computed several at once."""
+        pool, begun = ThreadPoolExecutor(len(self._lanes), "edgeseg lane"), deque[Future[Segmentation]]()
+        try:
+            for lane in itertools.cycle(self._lanes):
+                frame = self._next_frame()
+                if frame is None:
+                    break
+                self.at_work = "the engine"
+                done = begun.popleft().result() if len(begun) == len(self._lanes) else None
+                begun.append(pool.submit(lane, frame))  # free, because its result was just taken
+                if done is not None:
+                    yield done
+            self.at_work = "the engine"
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _steadied(self, results: Iterator[Segmentation]) -> Iterator[Segmentation]:
+        if self._stabilizer is None:
+            yield from results
+            return
+        for result in results:
+            steadied = self._stabilizer(result)
+            if steadied is not None:
+                yield steadied
+        last = self._stabilizer.finish()
+        if last is not None:
+            yield last
 
     def get(self, timeout_s: float) -> Segmentation | None:
         """The next result of a file, the newest of a live source; None if none came in ``timeout_s`` seconds.
@@ -199,7 +245,7 @@ def run(
     max_age_s: float = SourceOptions.max_age_s,
     deadline_ms: float | None = None,
     watchdog_s: float | None = None,
-    change: Change | None = None,
+    stabilizer: Stabilizer | None = None,
 ) -> Report:
     """Segment a source until it ends, and write every result to every sink.
 
@@ -216,7 +262,7 @@ def run(
         max_age_s: no frame of a live source that is older is segmented, unless the source's own pace is slower.
         deadline_ms: count the results that are older.
         watchdog_s: end the run when no result comes for so long.
-        change: applied to every result, such as ``edgeseg.stabilize.Stabilizer``.
+        stabilizer: gets every result and gives the one to hand on.
 
     Returns:
         The report. An error that came after the first result is in ``report.error``.
@@ -237,7 +283,7 @@ def run(
     here = [sink for sink in guarded if sink.on_main_thread]
     threads = [SinkThread(sink, source.live) for sink in guarded if not sink.on_main_thread]
     outlets = [thread.outlet for thread in threads]
-    stream = Stream(source, segmenter, max_frames=max_frames, report=report, max_age_s=max_age_s, change=change,
+    stream = Stream(source, segmenter, max_frames=max_frames, report=report, max_age_s=max_age_s, stabilizer=stabilizer,
                     outlets=outlets)  # fmt: skip
     watchdog = Watchdog(watchdog_s, report, stream)
     try:
@@ -271,6 +317,10 @@ def run(
     if report.error is not None and report.frames == 0:
         raise report.error
     return report
+
+
+def _is_long(source: Source, max_frames: int | None) -> bool:
+    return min(source.frame_count or LANES_FROM_FRAMES, max_frames or LANES_FROM_FRAMES) >= LANES_FROM_FRAMES
 
 
 def goes_on_without_sink(source: Source, on_sink_error: str | None) -> bool:

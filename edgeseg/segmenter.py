@@ -33,27 +33,36 @@ from edgeseg.preprocess import Preprocessor
 from edgeseg.segmentation import Segmentation
 from edgeseg.trt.inspector import tensors_of_plan
 from edgeseg.trt.plan import open_plan
+from edgeseg.turns import Turns
 
 
 class Segmenter:
     """A model in an engine, with its preprocessing and decoding.
 
-    Not re-entrant: one thread at a time.
+    Threads may share it: they take turns, in the order in which they come.
 
     Args:
         backend: an opened engine.
         card: what the model's input and output mean.
         output: name of the output to decode; None takes the only one.
-        path: the model file, for reports.
+        path: the model file, for reports and ``copies``.
+        threads: threads that the engine was given, for ``copies``; None leaves it to the engine.
 
     Raises:
         ModelError: the engine has several outputs and none is named, or takes another input than the card says.
     """
 
     def __init__(
-        self, backend: Backend, card: ModelCard, *, output: str | None = None, path: Path | None = None
+        self,
+        backend: Backend,
+        card: ModelCard,
+        *,
+        output: str | None = None,
+        path: Path | None = None,
+        threads: int | None = None,
     ) -> None:
-        self.backend, self.card, self.path = backend, card, path
+        self.backend, self.card, self.path, self._threads = backend, card, path, threads
+        self._turns = Turns()
         outputs = [spec.name for spec in backend.outputs]
         if output is None and len(outputs) > 1:
             raise ModelError(f"The engine has the outputs {', '.join(outputs)}", "name the one to decode: output=...")
@@ -77,7 +86,8 @@ class Segmenter:
         """
         if not isinstance(frame, Frame):
             frame = Frame(frame, 0, time.monotonic())
-        mask, valid, timing = self._segment(frame.image)
+        with self._turns:
+            mask, valid, timing = self._segment(frame.image)
         if frame.capture_ms is not None:
             timing["capture"] = frame.capture_ms
         return Segmentation(mask, self.card.classes, self.card.palette, frame, timing, valid)
@@ -117,6 +127,25 @@ class Segmenter:
         """Results for every frame of a source, in order."""
         for frame in source:
             yield self(frame)
+
+    def copies(self, count: int) -> list[Segmenter]:
+        """Further segmenters of the same model that share its threads, to compute several frames at once.
+
+        Together they make more frames a second than one that uses all threads for a frame, each frame later.
+        Empty where there are too few threads for them, or the engine does not run an ONNX file on the CPU.
+        """
+        threads = (self._threads or _cores()) // count
+        if threads == 0 or self.path is None or self.path.suffix != ".onnx" or self.backend.device != "CPU":
+            return []
+        return [
+            Segmenter(
+                open_backend(self.path, self.card, self.backend.name, threads=threads),
+                self.card,
+                output=self._output,
+                path=self.path,
+            )
+            for _ in range(count)
+        ]
 
     def close(self) -> None:
         """Free the engine."""
@@ -170,7 +199,12 @@ def load(
         card = card_for_foreign(info, facts)
     else:
         _refuse_contradiction(card, facts, path)
-    return Segmenter(open_backend(path, card, backend, threads=threads), card, output=output, path=path)
+    opened = open_backend(path, card, backend, threads=threads)
+    return Segmenter(opened, card, output=output, path=path, threads=threads)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _load_checkpoint(path: Path, backend: str, facts: ModelFacts, threads: int | None) -> Segmenter:

@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--deadline-ms", type=above_zero, metavar="MS", help="count results older than MS, from capture to class map"
     )
     parser.add_argument(
+        "--stabilize", action="store_true", help="steady the class maps along the motion of the picture, a frame late"
+    )
+    parser.add_argument(
         "--watchdog-s", type=above_zero, metavar="S", help="end with exit code 4 when no result comes for S seconds"
     )
 
@@ -68,6 +71,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _opened(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Source, Segmenter, list[Sink]]:
     from edgeseg.files import check_writable
+    from edgeseg.io.recording import Recorder
     from edgeseg.io.uri import is_camera
 
     # A misspelt path must not wait for an engine to load, nor come out after an hour's run.
@@ -82,6 +86,8 @@ def _opened(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Sour
     segmenter = stack.enter_context(segmenter_from_args(args))
     source = source or stack.enter_context(source_from_args(args))
     sinks = sinks_from_args(args, source)
+    if args.record:
+        source.attach(Recorder(args.record, source.name, source.rate_hz))
     if web is not None:
         sinks.append(web)
     if not (sinks or args.headless or args.stats):
@@ -103,6 +109,7 @@ def _segment(
     from edgeseg.frame import State
     from edgeseg.io.options import SourceOptions
     from edgeseg.pipeline import goes_on_without_sink, run
+    from edgeseg.stabilize import Stabilizer
 
     warned: list[bool] = []
     goes_on = goes_on_without_sink(source, args.on_sink_error)
@@ -135,6 +142,7 @@ def _segment(
             on_sink_error=args.on_sink_error,
             deadline_ms=args.deadline_ms,
             watchdog_s=args.watchdog_s,
+            stabilizer=Stabilizer() if args.stabilize else None,
             max_age_s=SourceOptions.max_age_s if args.max_age is None else args.max_age,
         )
 

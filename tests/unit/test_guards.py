@@ -65,7 +65,7 @@ FLAGS = {
         "--source", "--camera", "--size", "--rate", "--codec", "--flip", "--loop", "--realtime", "--transport",
         "--reader", "--hwdec", "--open-timeout", "--read-timeout", "--max-age", "--wait", "--record", "--headless",
         "--alpha", "--save", "--save-masks", "--save-classmap", "--save-jsonl", "--on-sink-error", "--stats",
-        "--max-frames", "--deadline-ms", "--watchdog-s", "--serve", "--serve-token",
+        "--max-frames", "--deadline-ms", "--stabilize", "--watchdog-s", "--serve", "--serve-token",
     },
     "eval": MODEL_FLAGS | {"--data", "--split", "--json", "--max-images"},
     "train": {

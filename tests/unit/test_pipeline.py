@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from edgeseg.io.base import Source
 from edgeseg.io.sinks import Sink
 from edgeseg.io.sources import FrameList
 from edgeseg.pipeline import Report, Stream, run
-from edgeseg.segmenter import Segmenter
+from edgeseg.segmenter import Segmenter, load
 from edgeseg.watchdog import HungError
 
 WAIT_S = 10.0
@@ -192,6 +193,52 @@ def test_stop_is_set_once_a_run_is_over(fake: Segmenter, bounded) -> None:
     stop = threading.Event()
     bounded(lambda: run(FrameList([PICTURE]), fake, stop=stop))
     assert stop.is_set()
+
+
+def test_frames_that_are_computed_at_once_come_in_order_and_the_same(
+    tiny_model: Path, tiny_backend: str, bounded, monkeypatch
+) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (32, 48, 3), np.uint8) for _ in range(12)]
+    with load(tiny_model, tiny_backend, threads=2) as segmenter:
+        alone = [segmenter(picture).mask for picture in pictures]
+        monkeypatch.setattr(pipeline, "LANES_FROM_FRAMES", 10)
+        copies, opened = Segmenter.copies, []
+
+        def counted(self: Segmenter, count: int) -> list[Segmenter]:
+            made = copies(self, count)
+            opened.extend(made)
+            return made
+
+        monkeypatch.setattr(Segmenter, "copies", counted)
+        results = bounded(lambda: list(Stream(FrameList(pictures), segmenter)))
+        assert len(opened) == 2
+        with pytest.raises(BackendError, match="closed"):
+            opened[0](pictures[0])
+        assert [r.frame_index for r in results] == list(range(12))
+        for result, mask in zip(results, alone):
+            assert np.array_equal(result.mask, mask)
+        assert bounded(lambda: run(FrameList(pictures), segmenter, max_frames=10)).frames == 10
+        opened.clear()
+        bounded(lambda: run(FrameList(pictures[:9]), segmenter))
+        bounded(lambda: run(FrameList(pictures), segmenter, max_frames=9))
+        assert opened == [], "short files are not worth it"
+
+
+def test_an_engine_that_fails_in_one_lane_ends_the_run(
+    tiny_model: Path, tiny_backend: str, bounded, monkeypatch
+) -> None:
+    monkeypatch.setattr(pipeline, "LANES_FROM_FRAMES", 1)
+    with load(tiny_model, tiny_backend, threads=2) as segmenter:
+        pictures: list = [PICTURE] * 5 + [PICTURE[..., :2]] + [PICTURE] * 5
+        report = bounded(lambda: run(FrameList(pictures), segmenter))
+    assert isinstance(report.error, UsageError)
+    assert report.frames == 5
+
+
+def test_a_single_thread_is_not_shared_out(tiny_model: Path, tiny_backend: str) -> None:
+    with load(tiny_model, tiny_backend, threads=1) as segmenter:
+        assert segmenter.copies(2) == []
 
 
 # --- live ------------------------------------------------------------------------------------------------------
@@ -523,9 +570,19 @@ def test_a_cancelled_task_ends_its_stream(fake: Segmenter, bounded) -> None:
 # --- several cameras -------------------------------------------------------------------------------------------
 
 
-def test_cameras_that_share_an_engine_get_equal_turns(card: ModelCard, bounded) -> None:
+def test_cameras_that_share_an_engine_take_turns(card: ModelCard, bounded) -> None:
+    class Alone(FakeBackend):
+        inside = 0
+
+        def infer(self, feed):
+            Alone.inside += 1
+            assert Alone.inside == 1, "two threads are in the engine at once"
+            time.sleep(0.003)
+            Alone.inside -= 1
+            return super().infer(feed)
+
     stop, reports = threading.Event(), [Report(), Report(), Report()]
-    segmenter = Segmenter(FakeBackend(card, latency_s=0.005), card)
+    segmenter = Segmenter(Alone(card), card)
     cameras = [Scripted(10**6, lambda index: time.sleep(0.001), live=True) for _ in reports]
     threads = [
         threading.Thread(target=run, args=(camera, segmenter), kwargs={"stop": stop, "report": report})
@@ -537,8 +594,10 @@ def test_cameras_that_share_an_engine_get_equal_turns(card: ModelCard, bounded) 
     stop.set()
     for thread in threads:
         thread.join(WAIT_S)
+    assert [report.error for report in reports] == [None] * 3
     frames = [report.frames for report in reports]
-    assert min(frames) > 0.7 * max(frames) > 10
+    # An unfair lock lets one of three that always wait starve.
+    assert min(frames) > 0.7 * max(frames) > 3
 
 
 def test_a_camera_that_dies_takes_no_other_along(fake: Segmenter, bounded) -> None:
@@ -579,13 +638,14 @@ def test_the_report_can_be_read_while_the_run_goes_on(fake: Segmenter, bounded) 
     end = time.monotonic() + 0.5
     while time.monotonic() < end:
         readings.append((report.frames, report.recent(), report.to_dict()))
+        time.sleep(0.001)
     stop.set()
     thread.join(WAIT_S)
     frames = [reading[0] for reading in readings]
     assert frames == sorted(frames)
-    assert frames[-1] > 10
+    assert frames[-1] > 5
     recent = readings[-1][1]
-    assert 20 < recent.fps < 600
+    assert 5 < recent.fps < 600
     assert set(recent.age_ms) == {"p50", "p90", "p95", "p99"}
     assert 0 < recent.latency_ms["p50"] <= recent.age_ms["p50"]
     assert 0 <= recent.last_age_s < 1
@@ -627,7 +687,7 @@ def test_a_result_says_that_its_camera_has_gone_since(card: ModelCard, bounded) 
 
 
 def test_a_frame_that_grew_old_while_the_engine_was_busy_is_not_segmented(card: ModelCard, bounded) -> None:
-    gate = Gate(card)
+    gate, report = Gate(card), Report()
 
     def before(index: int) -> None:
         if index == 1:
@@ -635,10 +695,12 @@ def test_a_frame_that_grew_old_while_the_engine_was_busy_is_not_segmented(card: 
         elif index == 2:  # frame 1 waits, and the camera stalls
             time.sleep(0.2)
             gate.let_through.release(3)
-            time.sleep(0.1)
+            end = time.monotonic() + WAIT_S
+            while not report.stale and time.monotonic() < end:
+                time.sleep(0.001)
 
     source, sink = Scripted(3, before, live=True), Keeping()
-    report = bounded(lambda: run(source, Segmenter(gate, card), [sink], max_age_s=0.1))
+    bounded(lambda: run(source, Segmenter(gate, card), [sink], max_age_s=0.15, report=report))
     assert sink.indices == [0, 2]
     assert (report.stale, report.dropped, report.frames) == (1, 1, 2)
 
@@ -651,6 +713,6 @@ def test_the_age_under_a_slow_engine_is_bounded(card: ModelCard, bounded) -> Non
     timer.start()
     report = bounded(lambda: run(source, Segmenter(FakeBackend(card, latency_s=inference_s), card), [sink], stop=stop))
     assert report.frames > 8
-    assert report.dropped > 3 * report.frames
-    # The issue of every reader without a slot: each result older than the one before.
-    assert max(sink.ages_ms) < 1000 * (2 * inference_s + 2 * interval_s)
+    assert report.dropped > report.frames
+    # With a queue each result would be older than the one before.
+    assert max(sink.ages_ms) < 1000 * (3 * inference_s + interval_s)
