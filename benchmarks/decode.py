@@ -1,9 +1,9 @@
-"""Time the exact decoder against the plain way, in turns within one run.
+"""Time both forms of the exact decoder against the plain way, in turns within one run.
 
 The plain way is what most projects do: ``cv2.resize`` of every class to frame size, then ``np.argmax``.
-Both start from the same low-resolution logits and end with a uint8 mask at frame size. A round times
-each of them once on the same logits, so that a busy machine slows both; the ratio is the median over
-rounds of plain divided by exact.
+All start from the same low-resolution logits and end with a uint8 mask at frame size. A round times
+each of them once on the same logits, so that a busy machine slows all; a ratio is the median over
+rounds of plain divided by one form of the decoder. The decoder uses one thread, OpenCV those of ``--threads``.
 
 Logits come from label maps: one-hot at a finer size, blurred and shrunk as a network's coarse output is,
 plus noise. Give real ones with ``--masks``; without it, maps of random regions are drawn. ``noise`` rows
@@ -17,21 +17,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from conditions import conditions
 from numpy.typing import NDArray
 
+from edgeseg import decode_compiled
 from edgeseg.decode import Decoder
 
 SHAPES = [  # classes, logits, frame
+    (19, (128, 256), (1024, 2048)),
     (19, (64, 128), (512, 1024)),
     (11, (45, 60), (360, 480)),
     (11, (45, 60), (720, 1280)),
@@ -78,48 +77,33 @@ def agreeing_share(logits_chw: NDArray[np.float32]) -> float:
 
 def measure(items: list[NDArray[np.float32]], size_hw: tuple[int, int], rounds: int) -> dict[str, Any]:
     """Times in milliseconds, their ratio, and how many pixels differ, over ``rounds`` rounds."""
-    decoder = Decoder(items[0].shape[1:], size_hw, len(items[0]))
-    exact_ms, plain_ms, differing = [], [], []
-    for turn in range(-2, rounds):
+    logits_hw, classes = items[0].shape[1:], len(items[0])
+    forms = {"numpy": Decoder(logits_hw, size_hw, classes, compiled=False)}
+    if decode_compiled.available():
+        forms["compiled"] = Decoder(logits_hw, size_hw, classes)
+    times_ms: dict[str, list[float]] = {name: [] for name in ("plain", *forms)}
+    differing: dict[str, list[int]] = {name: [] for name in forms}
+    for turn in range(-2, rounds):  # the first two warm up
         logits_chw = items[turn % len(items)]
         start = time.perf_counter()
-        mask, _ = decoder(logits_chw)
-        middle = time.perf_counter()
         expected = plain(logits_chw, size_hw)
-        end = time.perf_counter()
-        if turn >= 0:  # the first two warm up
-            exact_ms.append(1e3 * (middle - start))
-            plain_ms.append(1e3 * (end - middle))
-            differing.append(int((mask != expected).sum()))
+        taken = {"plain": time.perf_counter() - start}
+        masks = {}
+        for name, decoder in forms.items():
+            start = time.perf_counter()
+            masks[name], _ = decoder(logits_chw)
+            taken[name] = time.perf_counter() - start
+        if turn >= 0:
+            for name, seconds in taken.items():
+                times_ms[name].append(1e3 * seconds)
+            for name, mask in masks.items():
+                differing[name].append(int((mask != expected).sum()))
     return {
         "agreeing_cells": float(np.median([agreeing_share(item) for item in items])),
         "rounds": rounds,
-        "exact_ms_p50": float(np.median(exact_ms)),
-        "exact_ms_p90": float(np.percentile(exact_ms, 90)),
-        "plain_ms_p50": float(np.median(plain_ms)),
-        "plain_ms_p90": float(np.percentile(plain_ms, 90)),
-        "ratio_p50": float(np.median(np.divide(plain_ms, exact_ms))),
-        "differing_pixels_per_frame": float(np.mean(differing)),
-    }
-
-
-def conditions() -> dict[str, Any]:
-    """What the numbers depend on."""
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
-    return {
-        "cpu": cpu,
-        "cpu_count": os.cpu_count(),
-        "cv2_threads": cv2.getNumThreads(),
-        "load_average_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "cv2": cv2.__version__,
-        "platform": platform.platform(),
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "ms": {name: {f"p{p}": float(np.percentile(v, p)) for p in (50, 90)} for name, v in times_ms.items()},
+        "ratio_p50": {name: float(np.median(np.divide(times_ms["plain"], times_ms[name]))) for name in forms},
+        "differing_pixels_per_frame": {name: float(np.mean(counts)) for name, counts in differing.items()},
     }
 
 
@@ -139,7 +123,8 @@ def main() -> None:
         parser.error(f"no PNG files in {args.masks}")
     rng = np.random.default_rng(0)
 
-    print("classes  logits    frame      logits from  agree  exact ms  plain ms  ratio  differing px")
+    start = conditions(cv2_threads=cv2.getNumThreads())
+    print("classes  logits    frame      logits from  agree  plain ms  ms, times faster, differing pixels by form")
     rows = []
     for classes, logits_hw, size_hw in SHAPES:
         picked = paths[:: max(1, len(paths) // args.maps)][: args.maps]
@@ -153,14 +138,19 @@ def main() -> None:
             row = {"classes": classes, "logits_hw": logits_hw, "size_hw": size_hw, "logits_from": kind}
             row.update(measure(items, size_hw, args.rounds))
             rows.append(row)
+            forms = "   ".join(
+                f"{name} {row['ms'][name]['p50']:.2f}, {ratio:.1f}, {row['differing_pixels_per_frame'][name]:.2f}"
+                for name, ratio in row["ratio_p50"].items()
+            )
             print(
                 f"{classes:7d}  {'x'.join(map(str, logits_hw)):8s}  {'x'.join(map(str, size_hw)):9s}"
-                f"  {kind:11s}  {row['agreeing_cells']:5.2f}  {row['exact_ms_p50']:8.2f}"
-                f"  {row['plain_ms_p50']:8.2f}  {row['ratio_p50']:5.1f}  {row['differing_pixels_per_frame']:12.2f}"
+                f"  {kind:11s}  {row['agreeing_cells']:5.2f}  {row['ms']['plain']['p50']:8.2f}  {forms}"
             )
     if args.json:
+        after = conditions()["load_average_1min"]
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"conditions": conditions(), "rows": rows}, indent=2) + "\n")
+        result = {"conditions": {**start, "load_average_1min_after": after}, "rows": rows}
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
