@@ -24,6 +24,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from edgeseg import bundled
 from edgeseg.bench.stats import summary_ms
 from edgeseg.conditions import conditions, state
 from edgeseg.dataset import DataSet
+from edgeseg.doctor import one_line
 from edgeseg.errors import EdgesegError, UsageError
 from edgeseg.evaluate import evaluate
 from edgeseg.files import check_writable, sha256_of, write_text
@@ -64,6 +66,7 @@ LEAST_SPEEDUP = {"fp16": ("fp32", 2.0), "int8": ("fp16", 1.2)}
 TARGET_MODEL = "ddrnet-c32-1024x2048"
 LEAK_MIB = {"host": 16.0, "device": 2.0}
 WARM_UP = 50
+CHILD_TIMEOUT_S = 120
 CAMERA_HW = (720, 1280)
 LABELLED = "labelled.npz"
 NEWEST_OPSET_OF_TENSORRT_8, OPSET_OF_NEWER = 17, 20
@@ -401,7 +404,10 @@ def damaged(plan: bytes) -> bytes:
 def child(action: Callable[[Path], None], engine: Path) -> tuple[int, str]:
     """Exit code and last words of a process that does ``action``: 0 done, 2 one of our errors, below 0 crashed."""
     command = [sys.executable, __file__, str(engine.parent), "--child", action.__name__, str(engine)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return 124, f"no answer within {CHILD_TIMEOUT_S} s"
     words = (run.stdout if run.returncode in (0, 2) else run.stderr).strip().splitlines()
     return run.returncode, words[-1] if words else ""
 
@@ -547,8 +553,9 @@ def run(args: argparse.Namespace) -> int:
     for step in steps:
         try:
             step()
-        except EdgesegError as error:
-            verification.checks.append(Check("a step", False, str(error), "no error"))
+        except Exception as error:  # the machine is lent: what comes after is still worth measuring
+            traceback.print_exc()
+            verification.checks.append(Check("a step", False, one_line(error), "no error"))
         results = {"conditions": start, "state_at_the_end": state(), **verification.results()}
         if args.json:
             write_text(args.json, json.dumps(results, indent=2) + "\n")

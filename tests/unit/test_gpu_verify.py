@@ -148,13 +148,23 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert not results.exists()
 
 
-def test_a_child_that_crashes_is_seen(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_crashes_or_hangs_is_seen(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crashing = tmp_path / "script.py"
     crashing.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", encoding="utf-8")
     monkeypatch.setattr(script, "__file__", str(crashing))
     code, said = script.child(script.load_and_run, tmp_path / "x.engine")
     assert code == -signal.SIGSEGV
     assert not script.fault_check("x", code, said, "").passed
+    crashing.write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
+    monkeypatch.setattr(script, "CHILD_TIMEOUT_S", 0.3)
+    assert script.child(script.load_and_run, tmp_path / "x.engine") == (124, "no answer within 0.3 s")
+
+
+def test_a_child_tells_our_errors(script: Any, tmp_path: Path) -> None:
+    code, said = script.child(script.load_and_run, tmp_path / "none.engine")
+    assert code == 2
+    assert "none.engine" in said
+    assert script.fault_check("x", code, said, "none.engine").passed
 
 
 def test_results_are_plain_json(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
