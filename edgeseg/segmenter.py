@@ -169,7 +169,8 @@ def load(
     """Open a model for segmentation.
 
     Args:
-        model: path of a model file or name of a bundled model; None takes the default one.
+        model: path of a model file (``.onnx``, ``.engine`` or ``.pt``) or name of a bundled model; None takes the
+            default one. An engine is code: open only what you built, or would run as a program.
         backend: "auto", the name of an engine, or an opened one (``card`` is then needed too).
         card: a card, or the path of one, instead of the one in the file.
         facts: what a file without a card does not say; only ``imgsz`` may be given for a checkpoint.
@@ -177,8 +178,9 @@ def load(
 
     Raises:
         ModelError: the file is missing, broken, or lacks facts that running it needs.
-        UsageError: an unknown engine.
+        UsageError: an unknown engine, or one that does not run files of this kind.
         BackendError: no engine is installed, or it refuses the model.
+            ``edgeseg.trt.plan.StalePlanError``: a TensorRT engine was built for another machine, or is damaged.
     """
     facts = facts or ModelFacts()
     if isinstance(card, (str, os.PathLike)):
@@ -192,6 +194,8 @@ def load(
         return _load_checkpoint(path, backend, facts, threads)
     if path.suffix == ".engine":
         return _load_engine(path, backend, card, facts)
+    if backend == "tensorrt":
+        raise UsageError(f"TensorRT runs engines, not {path}", f"build one: edgeseg build {path}")
     info = read_onnx(path)
     output = select_output(info, facts.output).name
     card = card or card_of(info)

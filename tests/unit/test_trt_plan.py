@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from edgeseg import cli
-from edgeseg.backends import TensorSpec
 from edgeseg.card import ModelCard
 from edgeseg.cli import build as build_command
 from edgeseg.doctor import Cuda, Gpu, Host
 from edgeseg.errors import ModelError, UsageError
 from edgeseg.foreign import ModelFacts
 from edgeseg.segmenter import load
+from edgeseg.tensors import TensorSpec
 from edgeseg.trt import plan as plans
 from edgeseg.trt.library import EngineWarning
 from edgeseg.trt.options import BuildOptions
@@ -250,6 +250,11 @@ def test_a_given_card_goes_before_that_of_the_record(engine: Path, backend: type
 def test_an_engine_takes_no_other_backend(engine: Path) -> None:
     with pytest.raises(UsageError, match="openvino cannot run the TensorRT engine"):
         load(engine, "openvino")
+
+
+def test_tensorrt_takes_engines_only(engine: Path) -> None:
+    with pytest.raises(UsageError, match=r"TensorRT runs engines, not .*model.onnx. Mend: build one: edgeseg build"):
+        load(engine.with_name("model.onnx"), "tensorrt")
 
 
 def test_an_engine_of_another_maker_needs_facts(
