@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -64,15 +63,7 @@ def source_from_args(args: argparse.Namespace) -> Source:
             "No source is given" if args.source is None else "Both --source and --camera are given",
             "give one of --source SRC and --camera N",
         )
-    source = open_source(args.source if args.source is not None else args.camera, source_options_from_args(args))
-    if args.record:
-        from edgeseg.io.recording import Recorder
-
-        with contextlib.ExitStack() as undo:
-            undo.callback(source.close)
-            source.attach(Recorder(args.record, source.name, source.rate_hz))
-            undo.pop_all()
-    return source
+    return open_source(args.source if args.source is not None else args.camera, source_options_from_args(args))
 
 
 def source_options_from_args(args: argparse.Namespace) -> SourceOptions:

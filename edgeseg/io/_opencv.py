@@ -21,6 +21,9 @@ from edgeseg.io.probe import why_not
 from edgeseg.io.stream import Grab, StreamError, ffmpeg_options
 from edgeseg.io.uri import Address
 
+CAMERA_TIMEOUT_S = 2.0
+"""A USB camera that adapts to the dark can need this long for its first frame."""
+
 _ENVIRONMENT = threading.Lock()
 _FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
@@ -121,9 +124,9 @@ class OpenCvReader:
         is_there = self._capture.grab()
         # After a time-out FFmpeg first hands out, as good, what its parser and decoder still held.
         if time.monotonic() - start >= 0.9 * self._read_timeout_s:
-            raise StreamError(f"no frame for {self._read_timeout_s:g} s")
+            raise StreamError(f"no frame for {self._read_timeout_s:g} s", cheap=self.shares_clock)
         if not is_there:
-            raise StreamError("the stream broke off")
+            raise StreamError("the stream broke off", cheap=self.shares_clock)
         if not self._has_pts:
             return Grab()
         pts_s = self._capture.get(self._pts_ms) / 1000
@@ -189,7 +192,8 @@ def open_camera(device: int | str, options: SourceOptions) -> OpenCvReader:
         StreamError: it is not there, busy or forbidden.
     """
     # Ten seconds without a frame, OpenCV's default, is far too long for a robot to wait.
-    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(max(2, math.ceil(options.read_timeout_s))))
+    timeout_s = max(CAMERA_TIMEOUT_S, options.read_timeout_s)
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(timeout_s)))
     import cv2
 
     capture = Capture(device, cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY)
@@ -204,7 +208,6 @@ def open_camera(device: int | str, options: SourceOptions) -> OpenCvReader:
         capture.set(cv2.CAP_PROP_FPS, options.rate_hz)
     # Two buffers keep the queue short; with one, cameras behind PipeWire stop for good after a pause.
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 2)
-    timeout_s = float(os.environ["OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"])
     return OpenCvReader(capture, timeout_s, has_pts=True, shares_clock=True)
 
 
@@ -222,10 +225,10 @@ def _no_camera(device: int | str) -> StreamError:
     path = Path(f"/dev/video{device}" if isinstance(device, int) else device)
     mend = "check its number; 'edgeseg doctor' lists cameras"
     if not path.exists():
-        return StreamError("there is no such camera", mend, absent=True)
+        return StreamError("there is no such camera", mend, cheap=True)
     if not os.access(path, os.R_OK | os.W_OK):
         return StreamError("this user may not open it", "add the user to the group 'video', then log in again")
-    return StreamError("it does not give pictures, or another program has it", mend, absent=True)
+    return StreamError("it does not give pictures, or another program has it", mend, cheap=True)
 
 
 def require_gstreamer() -> None:

@@ -17,8 +17,8 @@ from edgeseg.io.options import SourceOptions
 from edgeseg.io.stream import Grab, OpenReader, Reader, StreamError
 
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.25, 8.0
-ABSENT_MOST_S = 0.5
-"""Longest pause while nothing is there at all: a refused connection costs nobody anything."""
+CHEAP_MOST_S = 0.5
+"""Longest pause while an attempt costs nobody anything: a refused connection, a camera of this machine."""
 SLOW_RETRY_S = 30.0
 """Pause after a refusal: some cameras lock an account after a few."""
 JITTER = 0.2
@@ -82,7 +82,7 @@ class LiveSource(NewestWins):
                 if self._state is State.LIVE or self._state is State.STALLED:
                     pause_s = BACKOFF_FIRST_S
                 wait_s = self._note_loss(loss, pause_s)
-                pause_s = min(2 * pause_s, ABSENT_MOST_S if loss.absent else BACKOFF_MOST_S)
+                pause_s = min(2 * pause_s, CHEAP_MOST_S if loss.cheap else BACKOFF_MOST_S)
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_over, wait_s)
         except BaseException as error:  # raised again where frames are asked for

@@ -42,7 +42,7 @@ def why_not(address: Address, timeout_s: float) -> StreamError:
     except ValueError:
         return StreamError("its address is misspelt", permanent=True)
     if address.kind == "udp":
-        return StreamError("nothing arrives", "check that the sender runs and the port is right", absent=True)
+        return StreamError("nothing arrives", "check that the sender runs and the port is right", cheap=True)
     if not parts.hostname or port is None:
         return StreamError("its address names no host and port", permanent=True)
     speaks = address.kind in ("rtsp", "rtsps", "http", "https")
@@ -53,10 +53,10 @@ def why_not(address: Address, timeout_s: float) -> StreamError:
             with _connected(parts, port, timeout_s) as connection:
                 status, _ = _ask(connection, parts, f"Authorization: {_authorization(parts, challenge)}\r\n")
     except socket.gaierror:
-        return StreamError(f"there is no host {parts.hostname}", "check the name of the host", absent=True)
+        return StreamError(f"there is no host {parts.hostname}", "check the name of the host", cheap=True)
     except OSError as error:
         reason = "nothing answers" if error.strerror is None else error.strerror.lower()
-        return StreamError(f"{reason} at {parts.hostname}:{port}", "check that the server runs", absent=True)
+        return StreamError(f"{reason} at {parts.hostname}:{port}", "check that the server runs", cheap=True)
     if status is None:
         return StreamError(
             f"{parts.hostname}:{port} accepts a connection and sends nothing", "check that the server works"

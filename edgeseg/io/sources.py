@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from edgeseg.errors import SourceError, UsageError
@@ -95,6 +96,8 @@ _LOCAL: Mapping[str, Callable[[Address, SourceOptions], Source]] = {
 
 
 def _open_live(address: Address, options: SourceOptions) -> Source:
+    if address.kind == "camera":
+        options = replace(options, read_timeout_s=max(options.read_timeout_s, _opencv.CAMERA_TIMEOUT_S))
     source = LiveSource(address.shown, _reader_of(address, options), options)
     if options.wait_s == 0:
         try:

@@ -17,14 +17,14 @@ class StreamError(Exception):
         reason: in words, without addresses.
         mend: what the user can do, where the stream cannot be opened at all.
         permanent: trying again soon is pointless: refused credentials, an unknown path, a format nobody decodes.
-        absent: nothing was there to be disturbed by another attempt.
+        cheap: another attempt disturbs nobody: nothing answers, or it is a device of this machine.
     """
 
     def __init__(
-        self, reason: str, mend: str = "check the address", *, permanent: bool = False, absent: bool = False
+        self, reason: str, mend: str = "check the address", *, permanent: bool = False, cheap: bool = False
     ) -> None:
         super().__init__(reason)
-        self.reason, self.mend, self.permanent, self.absent = reason, mend, permanent, absent
+        self.reason, self.mend, self.permanent, self.cheap = reason, mend, permanent, cheap
 
 
 @dataclass(frozen=True)

@@ -299,7 +299,7 @@ def test_what_opens_but_gives_nothing_is_an_error(opened) -> None:
 
 
 def test_waiting_for_what_is_not_there_yet(opened, hurried) -> None:
-    absent = StreamError("nothing answers", absent=True)
+    absent = StreamError("nothing answers", cheap=True)
     source = opened(absent, absent, absent, steady, options=SourceOptions(wait_s=float("inf")))
     assert source.next(0.001) is None
     assert source.state is State.CONNECTING
@@ -332,7 +332,7 @@ def test_refused_credentials_are_not_tried_again_soon(opened, hurried) -> None:
 def test_pauses_double_up_to_a_limit_and_differ(opened, monkeypatch) -> None:
     monkeypatch.setattr(live, "BACKOFF_FIRST_S", 0.02)
     monkeypatch.setattr(live, "BACKOFF_MOST_S", 0.16)
-    source = opened(lambda: Script(frames(3)), StreamError("refused", absent=False))
+    source = opened(lambda: Script(frames(3)), StreamError("refused", cheap=False))
     take(source)
     openings = source._open_reader.opened_at
     wait_for(lambda: len(openings) >= 9)

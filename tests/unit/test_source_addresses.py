@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import subprocess
 import sys
 
 import pytest
 
 from edgeseg.cli._source_options import add_source_arguments, source_from_args, source_options_from_args
-from edgeseg.errors import MissingDependencyError, SinkError, UsageError
+from edgeseg.errors import MissingDependencyError, UsageError
 from edgeseg.io.options import SourceOptions
 from edgeseg.io.sources import open_source
 from edgeseg.io.uri import address_from_text, redacted
@@ -161,21 +160,6 @@ def test_a_flag_that_cannot_be_read(capsys) -> None:
 def test_one_source_is_needed(words) -> None:
     with pytest.raises(UsageError, match="give one of --source SRC and --camera N"):
         source_from_args(parsed(*words))
-
-
-def test_a_recording_that_cannot_be_written_closes_the_source(tmp_path) -> None:
-    (tmp_path / "x").write_text("mine")
-    with pytest.raises(SinkError):
-        source_from_args(parsed("--source", "synthetic://street?frames=1", "--record", str(tmp_path)))
-
-
-def test_record_and_replay_by_flags(tmp_path) -> None:
-    folder = tmp_path / "r"
-    with source_from_args(parsed("--source", "synthetic://street?size=32x24&frames=2", "--record", str(folder))) as one:
-        frames = list(one)
-    with source_from_args(parsed("--source", f"replay://{folder}")) as two:
-        assert [f.index for f in two] == [f.index for f in frames] == [0, 1]
-    assert json.loads((folder / "events.jsonl").read_text().splitlines()[0])["edgeseg_recording"] == 1
 
 
 def test_a_missing_camera_and_a_dead_address_show_no_password() -> None:
