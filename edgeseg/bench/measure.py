@@ -112,8 +112,10 @@ def measure(plan: Plan, say: Say = lambda text: None) -> tuple[dict[str, Any], l
     """
     before = conditions()
     with ExitStack() as running:
-        combinations = [running.enter_context(_opened(*what, plan)) for what in combinations_of(plan)]
-        for one in combinations:
+        combinations = []
+        for what in combinations_of(plan):
+            one = running.enter_context(_opened(*what, plan))
+            combinations.append(one)
             say(f"{asked_of(one.row)}: {one.row['error'] or 'open'}")
         _each(combinations, lambda one: one.row.update(warm_up=one.child.ask("warm_up")))
         say("warm")

@@ -85,18 +85,25 @@ def pareto_front(rows: Sequence[Row]) -> list[int]:
 
 def short_names(rows: Sequence[Row]) -> list[str]:
     """Names for a picture: only what tells the rows apart."""
-    words = [str(row["model"]).split("-") for row in rows]
+    words = [row["model"].split("-") for row in rows]
     common = set(words[0]).intersection(*words[1:])
-    names = []
-    for row, own in zip(rows, words):
-        told = [word for word in own if word not in common and word != row["precision"]] or own
-        parts = ["-".join(told), row["precision"], "x".join(map(str, row["imgsz"])), row["backend"]]
-        keys = ("model", "precision", "imgsz", "backend")
-        kept = [part for part, key in zip(parts, keys) if any(other[key] != row[key] for other in rows)]
-        if row["precision"] == "fp32" and "-" in row["backend"] and "fp32" in kept:
-            kept.remove("fp32")  # openvino-bf16 says by itself what it makes of such a file
-        names.append(" ".join(kept or parts[:1]))
-    return names
+    told = [[word for word in own if word not in common and word != row["precision"]] for row, own in zip(rows, words)]
+    names = [_short_name(row, "-".join(own), rows) for row, own in zip(rows, told)]
+    if len(set(names)) == len(names) and all(names):
+        return names
+    return [_short_name(row, row["model"], rows) for row in rows]
+
+
+def _short_name(row: Row, model: str, rows: Sequence[Row]) -> str:
+    parts = {
+        "model": model,
+        # openvino-bf16 says by itself what it makes of an fp32 file.
+        "precision": "" if row["precision"] == "fp32" and "-" in row["backend"] else row["precision"],
+        "imgsz": "x".join(map(str, row["imgsz"])),
+        "backend": row["backend"],
+    }
+    kept = [part for key, part in parts.items() if part and any(other[key] != row[key] for other in rows)]
+    return " ".join(kept or [model])
 
 
 def machine_of(results: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ from edgeseg.pipeline import run
 from edgeseg.preprocess import Preprocessor
 from edgeseg.segmenter import Segmenter, load
 
-FRAMES_HELD = 16
+FRAMES_HELD = 8
 """Different frames in memory that are taken in turns: what decoding costs depends on what a frame shows."""
 
 WARM_UP_BLOCK, STEADY_CHANGE, WARM_UP_LIMIT_S = 50, 0.02, 20.0

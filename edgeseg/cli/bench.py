@@ -119,7 +119,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         raise UsageError(f"{args.frames} frames cannot be divided into {args.rounds} rounds", "lower --rounds")
     facts = {name: value for name, value in vars(facts_from_args(args, None)).items() if name != "imgsz"}
     return Plan(
-        models=args.models or bundled.names(),
+        models=list(dict.fromkeys(args.models)) or bundled.names(),
         backends=list(dict.fromkeys(args.backend)),
         sizes=[(height, width) for height, width in args.imgsz] if args.imgsz else (None,),
         source=args.source or (STREET if args.data is None else None),

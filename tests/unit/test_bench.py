@@ -396,6 +396,9 @@ def test_front_and_names(results: dict[str, Any]) -> None:
     assert short_names(rows[:1]) == ["ddrnet-c32-camvid"]
     bfloat16 = row_of("ddrnet-c32-camvid", "fp32", "openvino-bf16", 7.4, 74.7)
     assert short_names([*rows, bfloat16])[-1] == "c32 openvino-bf16"
+    assert short_names([rows[2], row_of("ddrnet-c32-camvid", "fp32", "openvino", 14.5, 74.8)]) == ["int8", "fp32"]
+    twins = [row_of(name, "fp32", "openvino", 3.0, 50.0) for name in ("net", "net-fp32")]
+    assert short_names(twins) == ["net", "net-fp32"]
 
 
 def test_table_leaves_out_columns_without_figures_and_names_what_failed(results: dict[str, Any]) -> None:
