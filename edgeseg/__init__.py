@@ -8,14 +8,16 @@ Importing it loads numpy and nothing heavier.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeseg.card import ModelCard
 from edgeseg.errors import EdgesegError
 from edgeseg.frame import Frame, State
-from edgeseg.io import open_source
 from edgeseg.segmentation import Segmentation
 from edgeseg.segmenter import Segmenter, load
+
+if TYPE_CHECKING:
+    from edgeseg.io import open_source
 
 __all__ = [
     "EdgesegError",
@@ -30,6 +32,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    # All kinds of sources take as long to import as the rest, and a robot's own loop needs none.
+    if name == "open_source":
+        from edgeseg.io import open_source
+
+        return open_source
     # importlib.metadata takes longer to import than everything else here together.
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version

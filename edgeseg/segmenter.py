@@ -31,8 +31,6 @@ from edgeseg.frame import Frame
 from edgeseg.onnx_reader import card_of, read_onnx
 from edgeseg.preprocess import Preprocessor
 from edgeseg.segmentation import Segmentation
-from edgeseg.trt.inspector import tensors_of_plan
-from edgeseg.trt.plan import open_plan
 from edgeseg.turns import Turns
 
 
@@ -225,6 +223,10 @@ def _load_checkpoint(path: Path, backend: str, facts: ModelFacts, threads: int |
 
 
 def _load_engine(path: Path, backend: str, card: ModelCard | None, facts: ModelFacts) -> Segmenter:
+    # Not above: they bring half as much again as everything else that importing edgeseg loads.
+    from edgeseg.trt.inspector import tensors_of_plan
+    from edgeseg.trt.plan import open_plan
+
     if backend not in ("auto", "tensorrt"):
         raise UsageError(
             f"{backend} cannot run the TensorRT engine {path}", "run its ONNX file, or leave --backend out"

@@ -43,6 +43,13 @@ def test_import_loads_numpy_and_nothing_heavier() -> None:
     assert third_party(modules_after("import edgeseg")) == {"numpy"}
 
 
+def test_import_leaves_for_later_what_takes_long() -> None:
+    code = "import edgeseg, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "edgeseg.segmenter" in loaded
+    assert not {"edgeseg.io", "edgeseg.doctor", "edgeseg.trt"} & set(loaded)
+
+
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS))
 def test_help_of_every_command_loads_nothing_heavy(command: str) -> None:
     loaded = modules_after(f"from edgeseg.cli import parser_of\nparser_of({command!r}).format_help()")
