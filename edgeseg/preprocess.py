@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.backends import network_input_shape
 from edgeseg.card import ModelCard
 from edgeseg.errors import UsageError
+from edgeseg.tensors import network_input_shape
 
 
 class Preprocessor:

@@ -13,16 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg import bundled
-from edgeseg.backends import (
-    Backend,
-    FrameBackend,
-    FrameSegmenter,
-    check_class_map,
-    check_inputs,
-    check_logits,
-    foreign_class,
-    open_backend,
-)
+from edgeseg.backends import Backend, FrameBackend, FrameSegmenter, open_backend
 from edgeseg.card import ModelCard
 from edgeseg.decode import classmap_from_logits, classmap_resized
 from edgeseg.errors import MissingDependencyError, ModelError, UsageError, nearest
@@ -31,6 +22,7 @@ from edgeseg.frame import Frame
 from edgeseg.onnx_reader import card_of, read_onnx
 from edgeseg.preprocess import Preprocessor
 from edgeseg.segmentation import Segmentation
+from edgeseg.tensors import check_class_map, check_inputs, check_logits, foreign_class
 from edgeseg.turns import Turns
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.backends import TensorSpec, check_feed, network_input_shape
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError
+from edgeseg.tensors import TensorSpec, check_feed, network_input_shape
 
 
 class FakeBackend:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.backends import TensorSpec, check_feed, check_inputs
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError, MissingDependencyError
+from edgeseg.tensors import TensorSpec, check_feed, check_inputs
 
 _DTYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.backends import check_feed, check_inputs, network_input_shape
 from edgeseg.backends.onnxruntime import first_line, spec_of
 from edgeseg.card import ModelCard
 from edgeseg.doctor import Cuda, Host, is_jetson
 from edgeseg.errors import BackendError, MissingDependencyError
 from edgeseg.files import sha256_of
+from edgeseg.tensors import check_feed, check_inputs, network_input_shape
 from edgeseg.trt.library import EngineWarning, require_driver
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}

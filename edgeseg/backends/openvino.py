@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.backends import TensorSpec, check_feed, check_inputs, network_input_shape
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError, EdgesegError, MissingDependencyError
 from edgeseg.processor import BFLOAT16, features
+from edgeseg.tensors import TensorSpec, check_feed, check_inputs, network_input_shape
 
 
 class OpenVinoBackend:

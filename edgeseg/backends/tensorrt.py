@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.backends import check_feed
 from edgeseg.card import ModelCard
 from edgeseg.errors import UsageError
+from edgeseg.tensors import check_feed
 from edgeseg.trt.device import Device
 from edgeseg.trt.frame import GpuFrameSegmenter
 from edgeseg.trt.network import Network

@@ -58,8 +58,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _of_onnx(name_or_path: str) -> dict[str, Any]:
     """The facts about an ONNX file, as they stand in the JSON."""
-    from edgeseg.backends import network_input_shape
     from edgeseg.bundled import resolve
+    from edgeseg.tensors import network_input_shape
 
     info = read_onnx(resolve(name_or_path))
     card = card_of(info)

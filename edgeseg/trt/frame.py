@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.backends import TensorSpec, check_class_map, check_logits, foreign_class
 from edgeseg.card import ModelCard
 from edgeseg.decode import Decoder
 from edgeseg.errors import BackendError, ModelError, UsageError
 from edgeseg.preprocess import check_picture
+from edgeseg.tensors import TensorSpec, check_class_map, check_logits, foreign_class
 from edgeseg.trt.device import Device, Launch, Memory
 from edgeseg.trt.kernels import DECODED, STATUS, Kernels, resize_taps, value_table
 from edgeseg.trt.library import EngineWarning

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.backends import TensorSpec, check_inputs, network_input_shape
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError, ModelError
+from edgeseg.tensors import TensorSpec, check_inputs, network_input_shape
 from edgeseg.trt.device import Device, Memory
 from edgeseg.trt.library import load_tensorrt, log_of
 from edgeseg.trt.plan import read_sidecar, rebuild_mend

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.backends import TensorSpec, network_input_shape
 from edgeseg.card import ModelCard
 from edgeseg.decode import classmap_from_logits, classmap_resized
 from edgeseg.preprocess import Preprocessor
+from edgeseg.tensors import TensorSpec, network_input_shape
 from edgeseg.trt.device import Device
 from edgeseg.trt.frame import GpuFrameSegmenter
 

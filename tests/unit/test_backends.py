@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from edgeseg import backends, processor
-from edgeseg.backends import Backend, TensorSpec, check_input, check_inputs, choose_backend, open_backend
+from edgeseg.backends import Backend, choose_backend, open_backend
 from edgeseg.backends.fake import FakeBackend
 from edgeseg.backends.tensorrt import TensorRtBackend
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError, ModelError, UsageError
+from edgeseg.tensors import TensorSpec, check_input, check_inputs
 from edgeseg.trt.engine import build_engine
 from edgeseg.trt.library import load_tensorrt
 from edgeseg.trt.options import BuildOptions

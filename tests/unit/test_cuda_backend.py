@@ -18,12 +18,13 @@ from fake_cuda import FakeCuda
 from fake_tensorrt import FakeTensorRt, Tensor
 from host_kernels import host_kernels
 
-from edgeseg.backends import Backend, FrameBackend, TensorSpec
+from edgeseg.backends import Backend, FrameBackend
 from edgeseg.backends.tensorrt import TensorRtBackend
 from edgeseg.card import ModelCard
 from edgeseg.decode import classmap_from_logits
 from edgeseg.errors import BackendError, ModelError, UsageError
 from edgeseg.segmenter import Segmenter
+from edgeseg.tensors import TensorSpec
 from edgeseg.trt import cuda, kernels, network
 from edgeseg.trt.cuda import CudaError, Driver
 from edgeseg.trt.library import EngineWarning

@@ -8,7 +8,6 @@ import pytest
 
 import edgeseg
 from edgeseg import bundled
-from edgeseg.backends import TensorSpec
 from edgeseg.backends.fake import FakeBackend
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError, MissingDependencyError, ModelError, UsageError
@@ -16,6 +15,7 @@ from edgeseg.foreign import ModelFacts
 from edgeseg.frame import Frame, State
 from edgeseg.io.sources import FrameList
 from edgeseg.segmenter import Segmenter, load
+from edgeseg.tensors import TensorSpec
 
 RNG = np.random.default_rng(0)
 

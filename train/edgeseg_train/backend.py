@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 import edgeseg
-from edgeseg.backends import TensorSpec, check_input
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError, ModelError, UsageError
 from edgeseg.files import sha256_of
+from edgeseg.tensors import TensorSpec, check_input
 from edgeseg_train import checkpoint as checkpoints
 from edgeseg_train.deploy import IMAGENET_MEAN, IMAGENET_STD, DeployModel
 from edgeseg_train.device import device_named
