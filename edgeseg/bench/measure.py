@@ -6,6 +6,7 @@ every round begins with another one. A combination that fails becomes a row that
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,18 +14,27 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgeseg import bundled
 from edgeseg.bench.child import Child
 from edgeseg.bench.results import HEADLINE_STAGE, SCHEMA, asked_of
 from edgeseg.bench.stats import bounds_ms, summary_ms
 from edgeseg.conditions import conditions, state
+from edgeseg.dataset import DataSet
 from edgeseg.errors import BackendError, EdgesegError
+from edgeseg.io import open_source
 from edgeseg.telemetry import Telemetry
 
 STREET_CLIP, STREET_RATES_HZ = "synthetic://street?size=640x480&rate=60&frames=360", (60.0, 30.0)
 """Six seconds of the synthetic street; at 30 Hz every other frame of it."""
+
+FRAMES_HELD = 8
+"""Different frames in memory that are taken in turns: what decoding costs depends on what a frame shows."""
 
 POWER_PERIOD_S = 0.1
 
@@ -108,13 +118,18 @@ def measure(plan: Plan, say: Say = lambda text: None) -> tuple[dict[str, Any], l
 
     Raises:
         ModelError: a model is neither a file nor a bundled name.
+        SourceError, DataError: there are no frames to time.
         BackendError: not one combination could be measured.
     """
     before = conditions()
+    wanted = list(combinations_of(plan))
     with ExitStack() as running:
+        # Read here: drawing or decoding frames would count as memory of the models.
+        frames = Path(running.enter_context(TemporaryDirectory())) / "frames.npy"
+        np.save(frames, images_for(plan))
         combinations = []
-        for what in combinations_of(plan):
-            one = running.enter_context(_opened(*what, plan))
+        for what in wanted:
+            one = running.enter_context(_opened(*what, plan, frames))
             combinations.append(one)
             say(f"{asked_of(one.row)}: {one.row['error'] or 'open'}")
         _each(combinations, lambda one: one.row.update(warm_up=one.child.ask("warm_up")))
@@ -157,7 +172,9 @@ def combinations_of(plan: Plan) -> Iterator[tuple[str, str, str, tuple[int, int]
 
 
 @contextmanager
-def _opened(label: str, model: str, backend: str, size: tuple[int, int] | None, plan: Plan) -> Iterator[Combination]:
+def _opened(
+    label: str, model: str, backend: str, size: tuple[int, int] | None, plan: Plan, frames: Path
+) -> Iterator[Combination]:
     with Child() as child:
         one = Combination(label, model, backend, size, child)
         one.row = {"model": label, "backend": backend, "imgsz": size and list(size), "error": None}
@@ -165,18 +182,29 @@ def _opened(label: str, model: str, backend: str, size: tuple[int, int] | None, 
         def open_it(one: Combination) -> None:
             one.row |= child.ask(
                 "open", model=model, backend=backend, imgsz=size, threads=plan.threads, facts=dict(plan.facts),
-                card=plan.card, frames=_frames(plan), data=plan.data,
+                card=plan.card, frames=str(frames), data=plan.data,
             )  # fmt: skip
 
         _each([one], open_it)
         yield one
 
 
-def _frames(plan: Plan) -> dict[str, str]:
+def images_for(plan: Plan) -> list[NDArray[np.uint8]]:
+    """The frames to time on, uint8 [H, W, 3] in BGR: ``FRAMES_HELD`` at most, all of one size.
+
+    The first of the source, or images spread evenly over the split.
+
+    Raises:
+        SourceError, DataError: they cannot be read.
+    """
     if plan.source is not None:
-        return {"source": plan.source}
-    assert plan.data is not None
-    return {"data": plan.data, "split": plan.split}
+        with open_source(plan.source) as source:
+            images = [frame.image for frame in itertools.islice(source, FRAMES_HELD)]
+    else:
+        data = DataSet.from_yaml(plan.data or "")
+        samples = data.samples(plan.split)
+        images = [data.read(sample)[0] for sample in samples[:: -(-len(samples) // FRAMES_HELD)]]
+    return [image for image in images if image.shape == images[0].shape]
 
 
 def _each(combinations: Sequence[Combination], work: Callable[[Combination], None]) -> None:

@@ -33,9 +33,6 @@ from edgeseg.pipeline import run
 from edgeseg.preprocess import Preprocessor
 from edgeseg.segmenter import Segmenter, load
 
-FRAMES_HELD = 8
-"""Different frames in memory that are taken in turns: what decoding costs depends on what a frame shows."""
-
 WARM_UP_BLOCK, STEADY_CHANGE, WARM_UP_LIMIT_S = 50, 0.02, 20.0
 """Warm-up ends when the medians of two blocks in succession differ by less than this, or after this time."""
 
@@ -58,23 +55,23 @@ class Worker:
         threads: int | None,
         facts: Mapping[str, Any],
         card: str | None,
-        frames: Mapping[str, str],
+        frames: str,
         data: str | None,
     ) -> dict[str, Any]:
-        """Open the model and read the frames; what was opened.
+        """Open the model and load the frames; what was opened.
 
         Args:
             model, backend, threads, card: see ``edgeseg.load``.
             imgsz: height and width in pixels, or None.
             facts: the other attributes of ``ModelFacts``.
-            frames: see ``images_for``.
+            frames: a NumPy file with the frames to time, uint8 [N, H, W, 3] in BGR.
             data: a ``data.yaml`` that will be scored, or None; its classes must be the model's.
         """
         size = None if imgsz is None else (imgsz[0], imgsz[1])
         self._segmenter = load(model, backend, card=card, facts=ModelFacts(**facts, imgsz=size), threads=threads)
         if data is not None:
             self._checked_data(data)
-        self._images = images_for(frames)
+        self._images = list(np.load(frames))
         segmenter, path = self._segmenter, self._segmenter.path
         return {
             "file": path.name if path else None,
@@ -255,25 +252,6 @@ class Worker:
 
     def _turn(self, frames: int) -> Iterator[NDArray[np.uint8]]:
         return itertools.islice(itertools.cycle(self._images), frames)
-
-
-def images_for(frames: Mapping[str, str]) -> list[NDArray[np.uint8]]:
-    """The frames to time on, uint8 [H, W, 3] in BGR: ``FRAMES_HELD`` at most, all of one size.
-
-    Args:
-        frames: ``{"source": URI}``, or ``{"data": data.yaml, "split": NAME}`` for images evenly spaced in a split.
-
-    Raises:
-        EdgesegError: they cannot be read.
-    """
-    if "source" in frames:
-        with open_source(frames["source"]) as source:
-            images = [frame.image for frame in itertools.islice(source, FRAMES_HELD)]
-    else:
-        data = DataSet.from_yaml(frames["data"])
-        samples = data.samples(frames["split"])
-        images = [data.read(s)[0] for s in samples[:: -(-len(samples) // FRAMES_HELD)]]
-    return [image for image in images if image.shape == images[0].shape]
 
 
 def _append(timing_ms: dict[str, list[float]], one_ms: Mapping[str, float]) -> None:

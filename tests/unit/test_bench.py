@@ -19,13 +19,13 @@ from edgeseg.bench import measure as measuring
 from edgeseg.bench.child import Child, WorkerError
 from edgeseg.bench.compare import compare, unlike_conditions
 from edgeseg.bench.labels import Box, label_boxes
-from edgeseg.bench.measure import Combination, Plan, combinations_of
+from edgeseg.bench.measure import FRAMES_HELD, Combination, Plan, combinations_of, images_for
 from edgeseg.bench.page import draw
 from edgeseg.bench.pick import pick_accurate, pick_within
 from edgeseg.bench.results import pareto_front, read_results, short_names, streaming_verdicts, table
 from edgeseg.bench.stats import bounds_ms, rank_sum_p, summary_ms, upper_bound
 from edgeseg.bench.streaming import newest_results, streaming_scores
-from edgeseg.bench.worker import FRAMES_HELD, Worker, images_for, serve
+from edgeseg.bench.worker import Worker, serve
 from edgeseg.card import ModelCard
 from edgeseg.cli import main
 from edgeseg.cli.bench import complete
@@ -185,8 +185,8 @@ def test_engine_and_pipeline_take_turns_of_the_length_asked_for(card: ModelCard)
 
 
 def test_images_come_spread_over_a_split_or_from_the_start_of_a_source(tiny_dataset: Path) -> None:
-    assert len(images_for({"data": str(tiny_dataset), "split": "val"})) == 4
-    street = images_for({"source": "synthetic://street?size=64x48"})
+    assert len(images_for(Plan([], data=str(tiny_dataset)))) == 4
+    street = images_for(Plan([], source="synthetic://street?size=64x48"))
     assert [image.shape for image in street] == [(48, 64, 3)] * FRAMES_HELD
 
 
@@ -194,8 +194,9 @@ def test_serving_answers_line_by_line_and_survives_errors(tmp_path: Path, tiny_m
     def request(call: str, **arguments: Any) -> str:
         return json.dumps({"call": call, "arguments": arguments}) + "\n"
 
+    np.save(tmp_path / "frames.npy", np.zeros((2, 48, 64, 3), np.uint8))
     opened = {"imgsz": None, "threads": 1, "facts": {}, "card": None, "data": None,
-              "frames": {"source": "synthetic://street?size=64x48"}}  # fmt: skip
+              "frames": str(tmp_path / "frames.npy")}  # fmt: skip
     requests = (
         request("open", model=str(tmp_path / "none.onnx"), backend="auto", **opened)
         + request("open", model=str(tiny_model), backend=tiny_backend, **opened)
@@ -212,7 +213,15 @@ def test_serving_answers_line_by_line_and_survives_errors(tmp_path: Path, tiny_m
 
 
 def test_a_worker_that_dies_or_hangs_says_so(tmp_path: Path, bounded: Any) -> None:
-    opened = {"backend": "auto", "imgsz": None, "threads": None, "facts": {}, "card": None, "data": None, "frames": {}}
+    opened = {
+        "backend": "auto",
+        "imgsz": None,
+        "threads": None,
+        "facts": {},
+        "card": None,
+        "data": None,
+        "frames": "none",
+    }
     with Child() as child:
         with pytest.raises(WorkerError, match=r"(?s)exit code 1 during 'no_such_call'.*AttributeError"):
             bounded(lambda: child.ask("no_such_call"))
