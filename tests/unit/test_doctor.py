@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from edgeseg import doctor
+from edgeseg import decode_compiled, doctor
 from edgeseg.cli import doctor as command
 from edgeseg.doctor import Cuda, Finding, Gpu, Host, Verdict
 
@@ -232,6 +232,12 @@ class TestEngines:
         [tensorrt] = doctor.probe_tensorrt(host)
         assert tensorrt.status == "missing"
         assert (tensorrt.mend or "").endswith("pip install 'edgeseg[tensorrt]'")
+
+    def test_the_decoder_that_was_not_compiled(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(decode_compiled, "available", lambda: False)
+        [finding] = doctor.probe_decoder(Host(tmp_path, {}))
+        assert (finding.status, finding.detail[:8]) == ("info", "in numpy")
+        assert "gcc" in (finding.mend or "")
 
     def test_an_engine_whose_import_fails(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / "openvino.py").write_text("raise OSError('libtbb.so.12:\\n cannot open')")
