@@ -46,7 +46,7 @@ class SourceOptions:
     transport: str = "tcp"
     reader: str = "auto"
     hwdec: bool = False
-    open_timeout_s: float = 3.0
+    open_timeout_s: float = 5.0
     read_timeout_s: float = 1.0
     max_age_s: float = 0.25
     wait_s: float = 0.0
