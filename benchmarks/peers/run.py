@@ -146,7 +146,8 @@ def frames_of(video: str, count: int, size_hw: tuple[int, int]) -> np.ndarray[An
 
 def peers_python(folder: Path) -> Path:
     """The interpreter of the peers' environment, which is made where it does not exist."""
-    python = folder / "bin" / "python"
+    # Absolute, because it is started in another folder; not resolved, which would leave the environment.
+    python = folder.absolute() / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     engines = [f"{name}=={version(name)}" for name in CPU_ENGINES]
@@ -220,11 +221,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, metavar="OUT")
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="needs matplotlib")
     args = parser.parse_args()
+    start = conditions()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as ending:
         folder = Path(name)
         np.save(folder / "frames.npy", frames_of(args.video, args.frames, tuple(args.frame)))
         running = start_contestants(args, folder, ending)
-        start = conditions()
         for turn in range(-1, args.rounds):  # the first warms up
             for contestant in running:
                 contestant.round(record=turn >= 0)
@@ -240,7 +241,7 @@ def main() -> None:
         "frames": args.frames,
         "rounds": args.rounds,
         "threads": args.threads,
-        "models": {"fp32": args.model, "int8": args.int8},
+        "models": {"fp32": Path(args.model).name, "int8": Path(args.int8).name},
         "peers": {name: _version_in(Path(args.peers_venv), name) for name in PEERS},
         "rows": rows,
         "ratios": ratios(by_key),
