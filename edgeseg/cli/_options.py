@@ -38,7 +38,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="threads for one inference")
     parser.add_argument("--imgsz", type=positive, nargs=2, metavar=("H", "W"), help="input height and width")
     parser.add_argument(
-        "--rebuild", action="store_true", help="build a TensorRT engine again that does not fit this machine"
+        "--rebuild",
+        action="store_true",
+        help="build a TensorRT engine again that does not fit this machine or its ONNX file",
     )
     add_facts_arguments(parser)
 
@@ -61,20 +63,22 @@ def segmenter_from_args(args: argparse.Namespace) -> Segmenter:
         EdgesegError: see ``edgeseg.segmenter.load``.
     """
     from edgeseg.segmenter import load
+    from edgeseg.trt.library import EngineWarning
     from edgeseg.trt.plan import StalePlanError
 
     facts = facts_from_args(args, None if args.imgsz is None else (args.imgsz[0], args.imgsz[1]))
     opened = partial(load, args.model, args.backend, card=args.card, facts=facts, threads=args.threads)
-    with warnings_told():
+    if args.rebuild:
         try:
-            return opened()
-        except StalePlanError:
-            if not args.rebuild:
-                raise
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", EngineWarning)
+                return opened()
+        except (StalePlanError, EngineWarning):
             from edgeseg.cli.build import rebuild
 
             rebuild(Path(args.model))
-            return opened()
+    with warnings_told():
+        return opened()
 
 
 def facts_from_args(args: argparse.Namespace, imgsz: tuple[int, int] | None) -> ModelFacts:

@@ -71,7 +71,7 @@ def build(
 
     echo = partial(print, file=sys.stderr) if verbose else None
     try:
-        with warnings_told(), _bar(engine) as progress:
+        with warnings_told(), _bar(engine, hidden=verbose) as progress:
             return build_engine(onnx, engine, options, timing_cache=timing_cache, progress=progress, echo=echo)
     except StillBuildingError:
         # Nothing is written before the build ends.
@@ -106,15 +106,18 @@ def _profile(text: str) -> Profile:
 
 
 @contextlib.contextmanager
-def _bar(engine: Path) -> Iterator[Progress]:
+def _bar(engine: Path, *, hidden: bool) -> Iterator[Progress]:
     """A bar with the time left where TensorRT tells how far it is, else a clock. On a terminal only."""
     from tqdm import tqdm
 
-    with tqdm(total=1.0, desc=f"building {engine.name}", leave=False, smoothing=0, disable=None) as bar:
-        known = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left {postfix}"
+    clock = "{desc}: {elapsed}"
+    bar_and_rest = "{desc}: {percentage:3.0f} % |{bar}| {elapsed}, {remaining} left{postfix}"
+    with tqdm(
+        total=1.0, desc=f"building {engine.name}", leave=False, smoothing=0, bar_format=clock, disable=hidden or None
+    ) as bar:
 
         def show(share: float | None, phase: str) -> None:
-            bar.bar_format = "{desc}: {elapsed}" if share is None else known
+            bar.bar_format = clock if share is None else bar_and_rest
             bar.set_postfix_str(phase, refresh=False)
             bar.n = share or 0.0
             bar.refresh()

@@ -322,6 +322,22 @@ def test_rebuild_leaves_an_engine_that_fits(engine: Path, backend: type[Backend]
     assert builds == []
 
 
+def test_rebuild_of_an_engine_whose_onnx_file_changed(
+    engine: Path, backend: type[Backend], builds: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (engine.parent / "model.onnx").write_bytes(b"a later export")
+    write_sidecar(engine, sidecar(card=CARD.replace(head="mask")))
+
+    def built(onnx: Path, out: Path, options: BuildOptions) -> None:
+        builds.append(onnx)
+        later = hashlib.sha256(onnx.read_bytes()).hexdigest()
+        write_sidecar(out, sidecar(card=CARD.replace(head="mask"), onnx_sha256=later))
+
+    monkeypatch.setattr(build_command, "build", built)
+    assert cli.main([*RUN, "--model", str(engine), "--rebuild"]) == 0
+    assert builds == [engine.parent / "model.onnx"]
+
+
 @pytest.mark.filterwarnings("default::edgeseg.trt.library.EngineWarning")
 def test_commands_tell_of_another_driver_on_one_line(
     engine: Path, backend: type[Backend], capsys: pytest.CaptureFixture[str]
