@@ -70,3 +70,11 @@ def _beside(x: float, y: float, width: float, height: float, gap: float, directi
     center_x = x + across * (gap + width / 2)
     center_y = y + up * (gap + height / 2)
     return Box(center_x - width / 2, center_y - height / 2, center_x + width / 2, center_y + height / 2)
+
+
+def stair_boxes(points: Sequence[tuple[float, float]], margin: float) -> list[Box]:
+    """Rectangles that cover a line which goes across and then up or down from each point to the next."""
+    boxes = []
+    for (x0, y0), (x1, y1) in zip(points, points[1:]):
+        boxes += [Box(x0, y0 - margin, x1, y0 + margin), Box(x1 - margin, min(y0, y1), x1 + margin, max(y0, y1))]
+    return boxes

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeseg.bench.labels import Box, label_boxes
+from edgeseg.bench.labels import Box, label_boxes, stair_boxes
 from edgeseg.bench.results import (
     Row,
     asked_of,
@@ -142,16 +142,11 @@ def _labels(
 ) -> dict[int, tuple[float, float] | None]:
     """Left end and base line of each label, or None where there is no room."""
     order = [*front, *(number for number in at if number not in front)]
-    stairs = [at[number] for number in front]
-    steps = [
-        box
-        for (x0, y0), (x1, y1) in zip(stairs, stairs[1:])
-        for box in (Box(x0, y0 - 1, x1, y0 + 1), Box(x1 - 1, y1, x1 + 1, y0))
-    ]
     bars = [Box(low, at[number][1] - 2, high, at[number][1] + 2) for number, (low, high) in ends.items()]
     boxes = label_boxes(
         [at[number] for number in order], [(_LETTER * len(names[number]), _LINE) for number in order],
-        Box(_AREA.left, 0, _AREA.width, _AREA.height - _AREA.bottom), _GAP, [*steps, *bars],
+        Box(_AREA.left, 0, _AREA.width, _AREA.height - _AREA.bottom), _GAP,
+        [*stair_boxes([at[number] for number in front], 1), *bars],
     )  # fmt: skip
     return {n: None if box is None else (round(box.left, 1), round(box.high - 3, 1)) for n, box in zip(order, boxes)}
 

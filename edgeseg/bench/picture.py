@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeseg.bench.labels import Box, label_boxes
+from edgeseg.bench.labels import Box, label_boxes, stair_boxes
 from edgeseg.bench.results import (
     Row,
     headline_ms,
@@ -24,6 +24,9 @@ from edgeseg.files import replacing
 SIZE_INCHES, DPI = (8.4, 5.0), 160
 LOGARITHMIC_FROM = 12.0
 """Latencies further apart than this are drawn on a logarithmic axis."""
+
+_LEFT = 0.085
+"""Where axes and titles begin, as a share of the picture."""
 
 _MARKERS = ("o", "s", "D", "^", "v", "P")
 _LABEL_GAP_PX = 14.0
@@ -96,7 +99,7 @@ def _figure(results: Mapping[str, Any], rows: Sequence[Row], theme: Theme) -> An
 
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI)
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.085, 0.125, 0.895, 0.73))
+    axes = figure.add_axes((_LEFT, 0.125, 0.98 - _LEFT, 0.705))
     _style(figure, axes, results, rows, theme)
     front = pareto_front(rows)
     at = [(headline_ms(row)["p50"], float(miou_of(row) or 0)) for row in rows]
@@ -138,8 +141,9 @@ def _style(figure: Any, axes: Any, results: Mapping[str, Any], rows: Sequence[Ro
         waited = "arrival of a frame to its class map"
     axes.set_xlabel(f"latency in ms: {waited}, median; bars: range of the rounds", color=theme.faint, fontsize=9.5)
     axes.set_ylabel(f"mIoU in %, {results['settings']['scored_on']}", color=theme.faint, fontsize=9.5)
-    figure.text(0.085, 0.945, "Accuracy over latency", color=theme.text, fontsize=13.5, fontweight="bold")
-    figure.text(0.085, 0.892, f"{machine_of(results)}: {method_of(results)}", color=theme.faint, fontsize=8.8)
+    figure.text(_LEFT, 0.945, "Accuracy over latency", color=theme.text, fontsize=13.5, fontweight="bold")
+    figure.text(_LEFT, 0.9, machine_of(results), color=theme.faint, fontsize=8.8)
+    figure.text(_LEFT, 0.86, method_of(results), color=theme.faint, fontsize=8.8)
     figure.text(0.98, 0.945, "coloured: nothing is both faster and more accurate", color=theme.faint, fontsize=8.8,
                 ha="right")  # fmt: skip
 
@@ -164,41 +168,32 @@ def _labels(
     order = [*front, *(number for number in range(len(rows)) if number not in front)]
     names = short_names(rows)
     texts = [
-        axes.annotate(
-            names[number], at[number], color=theme.text if number in front else theme.faint,
-            fontsize=9.2 if number in front else 7.8, fontweight="bold" if number in front else "normal",
+        axes.text(
+            *at[number], names[number], ha="center", va="center", color=theme.text if number in front else theme.faint,
+            fontsize=9.2 if number in front else 7.8, fontweight="bold" if number in front else "normal", zorder=4,
         )
         for number in order
     ]  # fmt: skip
     renderer = figure.canvas.get_renderer()
     extents = [text.get_window_extent(renderer) for text in texts]
-    points = [tuple(axes.transData.transform(at[number])) for number in order]
-    stairs = [points[order.index(number)] for number in front]
-    steps = [
-        box
-        for (x0, y0), (x1, y1) in zip(stairs, stairs[1:])
-        for box in (Box(x0, y0 - 2, x1, y0 + 2), Box(x1 - 2, y0, x1 + 2, y1))
-    ]
-    bars = []
-    for number, (_, y) in zip(order, points):
-        left, right = axes.transData.transform([(end, at[number][1]) for end in _range_ms(rows[number])])[:, 0]
-        bars.append(Box(left - 3, y - 5, right + 3, y + 5))
     window = axes.get_window_extent(renderer)
+    pixel = {number: tuple(axes.transData.transform(at[number])) for number in order}
     boxes = label_boxes(
-        points, [(extent.width, extent.height) for extent in extents],
-        Box(window.x0, window.y0, window.x1, window.y1), _LABEL_GAP_PX, [*steps, *bars],
+        list(pixel.values()), [(extent.width, extent.height) for extent in extents],
+        Box(window.x0, window.y0, window.x1, window.y1), _LABEL_GAP_PX,
+        [*stair_boxes([pixel[number] for number in front], 2), *_bar_boxes(axes, rows, at)],
     )  # fmt: skip
     to_data = axes.transData.inverted()
-    for text, point, box in zip(texts, points, boxes):
-        text.remove()
+    for text, (x, y), box in zip(texts, pixel.values(), boxes):
         if box is None:
+            text.remove()
             continue
-        center = ((box.left + box.right) / 2, (box.low + box.high) / 2)
-        nearest = (min(max(point[0], box.left), box.right), min(max(point[1], box.low), box.high))
-        if max(abs(nearest[0] - point[0]), abs(nearest[1] - point[1])) > 1.5 * _LABEL_GAP_PX:
-            line = to_data.transform([point, nearest])
-            axes.plot(line[:, 0], line[:, 1], color=theme.faint, linewidth=0.6, zorder=1)
-        axes.annotate(
-            text.get_text(), to_data.transform(center), ha="center", va="center", color=text.get_color(),
-            fontsize=text.get_fontsize(), fontweight=text.get_fontweight(), zorder=4,
-        )  # fmt: skip
+        text.set_position(to_data.transform(((box.left + box.right) / 2, (box.low + box.high) / 2)))
+        end = (min(max(x, box.left), box.right), min(max(y, box.low), box.high))
+        if max(abs(end[0] - x), abs(end[1] - y)) > 1.5 * _LABEL_GAP_PX:
+            axes.plot(*to_data.transform([(x, y), end]).T, color=theme.faint, linewidth=0.6, zorder=1)
+
+
+def _bar_boxes(axes: Any, rows: Sequence[Row], at: Sequence[tuple[float, float]]) -> list[Box]:
+    ends = [axes.transData.transform([(end, y) for end in _range_ms(row)]) for row, (_, y) in zip(rows, at)]
+    return [Box(left - 3, y - 5, right + 3, y + 5) for (left, y), (right, _) in ends]
