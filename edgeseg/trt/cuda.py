@@ -71,7 +71,7 @@ class CudaError(BackendError):
     """A call of the CUDA driver failed.
 
     Attributes:
-        code: the driver's error number; 0 where it is not the driver that says no.
+        code: the driver's error number.
     """
 
     code = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from frame_checks import resized
 
 from edgeseg import bundled, load
 from edgeseg.backends.tensorrt import TensorRtBackend
@@ -59,12 +60,12 @@ def test_class_maps_agree_with_those_of_onnx_runtime(segmenter: Segmenter, engin
 
 
 def test_the_way_on_the_gpu_is_the_way_on_the_cpu(segmenter: Segmenter, engine: tuple[Path, Golden]) -> None:
-    # The same engine: its logits decoded by the CPU, byte for byte.
+    # Around the same engine, byte for byte.
     backend, preprocess = segmenter.backend, Preprocessor(segmenter.card)
     name, output = backend.inputs[0].name, backend.outputs[0].name
     for frame in engine[1].frames:
-        logits = backend.infer({name: preprocess(frame)})[output]
-        expected, _ = classmap_from_logits(logits[0], frame.shape[:2])
+        tensor = preprocess(resized(frame, segmenter.card.input_size_hw))
+        expected, _ = classmap_from_logits(backend.infer({name: tensor})[output][0], frame.shape[:2])
         for _ in range(3):
             np.testing.assert_array_equal(segmenter(frame).mask, expected)
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fake_cuda import FakeCuda
 from fake_tensorrt import FakeTensorRt, Tensor
+from frame_checks import resized
 from host_kernels import host_kernels
 
 from edgeseg.backends import Backend, FrameBackend
@@ -82,10 +83,9 @@ def segmenter(backend: TensorRtBackend, card: ModelCard) -> Segmenter:
 @pytest.fixture
 def expected(tiny_logits) -> Callable[[np.ndarray], np.ndarray]:
     """The class map of a frame of any size, on the CPU."""
-    import cv2
 
     def mask(image: np.ndarray) -> np.ndarray:
-        logits = tiny_logits(cv2.resize(image, (48, 32)))[0].astype(np.float32)
+        logits = tiny_logits(resized(image, (32, 48)))[0].astype(np.float32)
         return classmap_from_logits(logits, image.shape[:2])[0]
 
     return mask

@@ -5,6 +5,7 @@ What is not shown here is that a GPU runs them: tests/gpu/test_frame_on_gpu.py d
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 import sys
@@ -118,6 +119,15 @@ def test_inputs_are_those_of_the_cpu(device: Device, case: tuple[Any, ...]) -> N
     checks.check_prepared(device, case)
 
 
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="OpenCV has other kernels here")
+@pytest.mark.parametrize(("network_hw", "size_hw"), sorted({case[3:] for case in checks.PREPARED}), ids=str)
+def test_they_are_resized_as_opencv_does(network_hw: tuple[int, int], size_hw: tuple[int, int]) -> None:
+    import cv2
+
+    frame = checks.picture(size_hw, np.random.default_rng(0))
+    np.testing.assert_array_equal(checks.resized(frame, network_hw), cv2.resize(frame, network_hw[::-1]))
+
+
 @pytest.mark.parametrize("case", checks.RESIZED, ids=str)
 def test_class_maps_of_a_graph_are_resized_as_on_the_cpu(device: Device, case: tuple[Any, ...]) -> None:
     checks.check_resized(device, case)
@@ -159,7 +169,7 @@ def test_golden_frames(device: Device) -> None:
         shape = segmenter.backend.outputs[0].shape
         segment, given = checks.on_gpu(device, card, np.zeros(shape, np.float32))
         for frame in golden.frames:
-            tensor = segmenter._preprocess(frame)
+            tensor = segmenter._preprocess(checks.resized(frame, card.input_size_hw))
             logits = segmenter.backend.infer({"image": tensor})["logits"]
             given.give(logits)
             mask, valid, _ = segment(frame)
