@@ -47,6 +47,11 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
 
+    def serve_on(self, listener: socket.socket) -> None:
+        """Answer until ``should_exit``, then free the port, also when that was set before the start."""
+        with listener:
+            self.run([listener])
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End, without waiting for viewers that do not read."""
         for connection in list(self.server_state.connections):

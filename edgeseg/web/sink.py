@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from edgeseg.io.base import Source
     from edgeseg.report import Report
 
-
 CLOSE_S = 2.0
 """How long the end waits for the server; it needs about half a second."""
 
@@ -70,7 +69,7 @@ class WebSink(Sink):
             cookie=f"edgeseg-{self._address.port}",
         )
         self._server = Server(app)
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="edgeseg web", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_on, args=(listener,), name="edgeseg web", daemon=True)
         self._thread.start()
 
     @property
