@@ -20,6 +20,8 @@ typedef struct {
     const float *weight;       /* [size + LANES - 1], of `high` at each output pixel */
 } Axis;
 
+/* Raised, here and in decode_compiled.py, with every change of what this file takes or gives: an editable install
+ * keeps its library until it is installed again. */
 int32_t edgeseg_decode_version(void) { return 1; }
 
 /* Where `value` is larger: `value` into `best` and `c` into `chosen`. */
