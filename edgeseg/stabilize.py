@@ -93,8 +93,7 @@ class Stabilizer:
 
 
 def _adjacent(earlier: Segmentation, later: Segmentation) -> bool:
-    gap_s = later.captured_at - earlier.captured_at
-    # A file is read faster than it plays.
-    own_s = (later.frame.pts_s or 0.0) - (earlier.frame.pts_s or 0.0)
-    same_size = earlier.mask.shape == later.mask.shape
-    return earlier.valid and later.valid and same_size and gap_s < MAX_GAP_S and 0 <= own_s < MAX_GAP_S
+    a, b = earlier.frame, later.frame
+    # A file is not read at the pace at which it plays: its own times count where it has them.
+    gap_s = b.captured_at - a.captured_at if a.pts_s is None or b.pts_s is None else b.pts_s - a.pts_s
+    return earlier.valid and later.valid and earlier.mask.shape == later.mask.shape and 0 <= gap_s < MAX_GAP_S
