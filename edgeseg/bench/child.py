@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -27,7 +28,7 @@ class Child:
 
     def __init__(self) -> None:
         # A file, because a pipe that nobody reads stops who writes to it.
-        self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edgeseg.bench.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._chatter, encoding="utf-8",
@@ -78,6 +79,13 @@ class Child:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process. Closing twice is allowed."""
         self._process.kill()
-        self._process.communicate()
-        self._chatter.close()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._chatter):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):  # what it did not read any more
+                pipe.close()

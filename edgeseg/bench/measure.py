@@ -178,15 +178,15 @@ def _opened(
     with Child() as child:
         one = Combination(label, model, backend, size, child)
         one.row = {"model": label, "backend": backend, "imgsz": size and list(size), "error": None}
-
-        def open_it(one: Combination) -> None:
-            one.row |= child.ask(
-                "open", model=model, backend=backend, imgsz=size, threads=plan.threads, facts=dict(plan.facts),
-                card=plan.card, frames=str(frames), data=plan.data,
-            )  # fmt: skip
-
-        _each([one], open_it)
+        _each([one], partial(_open, plan=plan, frames=frames))
         yield one
+
+
+def _open(one: Combination, plan: Plan, frames: Path) -> None:
+    one.row |= one.child.ask(
+        "open", model=one.model, backend=one.backend, imgsz=one.imgsz, threads=plan.threads, facts=dict(plan.facts),
+        card=plan.card, frames=str(frames), data=plan.data,
+    )  # fmt: skip
 
 
 def images_for(plan: Plan) -> list[NDArray[np.uint8]]:
@@ -280,6 +280,8 @@ def _score(one: Combination, plan: Plan) -> None:
             for name, clip, split, rates_hz in _clips(plan)
             for scores in one.child.ask("stream", clip=clip, split=split, rates_hz=rates_hz, limit_s=None)
         ]
+    # The last thing it is asked for: a clip's masks take memory that the next one needs.
+    one.child.close()
 
 
 def _clips(plan: Plan) -> Iterator[tuple[str, str, str | None, list[float]]]:
