@@ -5,6 +5,7 @@ overwritten when it is freed, every handle is of one kind and ends once, and cal
 it runs are the real ones, compiled for the host.
 """
 
+# ruff: noqa: N802
 from __future__ import annotations
 
 import ctypes
@@ -23,7 +24,6 @@ INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT, INVALID_HANDLE, CONTEXT_IS_DESTRO
 CONTEXT = 77
 POISON = 0xAB
 
-# ruff: noqa: N802
 # Memory that was freed stays reserved, so that nothing else of the process is where a late access goes.
 _GRAVEYARD: list[Any] = []
 
@@ -53,6 +53,7 @@ class FakeCuda:
         self.retained = 0
         self._blocks: dict[int, tuple[Any, bool]] = {}
         self._handles: dict[int, tuple[str, Any]] = {}
+        self._functions: dict[int, str] = {}
         self._numbers = itertools.count(1000)
         self._thread = threading.local()
         self._queued: list[Step] = []
@@ -75,7 +76,7 @@ class FakeCuda:
                     self._noted = None
                 return self.fail[name]
             if not name.startswith(("cuGetError", "cuInit", "cuDriver", "cuDevice", "cuCtx")):
-                if not self._contexts:
+                if not self.contexts:
                     return INVALID_CONTEXT
                 if self.lost:
                     return CONTEXT_IS_DESTROYED
@@ -84,10 +85,16 @@ class FakeCuda:
         return call
 
     @property
-    def _contexts(self) -> list[int]:
+    def contexts(self) -> list[int]:
+        """The calling thread's contexts; the last is current."""
         if not hasattr(self._thread, "contexts"):
             self._thread.contexts = []
         return self._thread.contexts
+
+    @property
+    def capturing(self) -> bool:
+        """Whether work is noted for a graph, not queued."""
+        return self._noted is not None
 
     def used(self) -> int:
         """Bytes of device memory in use."""
@@ -96,7 +103,7 @@ class FakeCuda:
     def left(self) -> list[str]:
         """What has not been given back."""
         kinds = [kind for kind, _ in self._handles.values()]
-        return kinds + ["block"] * len(self._blocks) + ["context"] * (self.retained + len(self._contexts))
+        return kinds + ["block"] * len(self._blocks) + ["context"] * (self.retained + len(self.contexts))
 
     def on_device(self, address: int, nbytes: int) -> bytearray:
         """Device memory by its address, for a network to read and write."""
@@ -160,10 +167,10 @@ class FakeCuda:
 
     def _cuCtxPushCurrent(self, context: int) -> None:
         assert context == CONTEXT
-        self._contexts.append(context)
+        self.contexts.append(context)
 
     def _cuCtxPopCurrent(self, out: Any) -> None:
-        self._contexts.pop()
+        self.contexts.pop()
 
     def _cuMemGetInfo(self, free: Any, total: Any) -> None:
         free._obj.value, total._obj.value = self.memory - self.used(), self.memory
@@ -298,9 +305,9 @@ class FakeCuda:
     def _cuModuleGetFunction(self, out: Any, module: int, name: bytes) -> int:
         if name.decode() not in NAMES[self._value("module", module)]:
             return INVALID_HANDLE
-        # Functions end with their module.
-        out._obj.value = id(host_kernels()[name.decode()])
-        self._functions = {**getattr(self, "_functions", {}), out._obj.value: name.decode()}
+        # No handle of its own: a function ends with its module.
+        out._obj.value = number = next(self._numbers)
+        self._functions[number] = name.decode()
         return 0
 
     def _cuLaunchKernel(self, function: int, *rest: Any) -> int:

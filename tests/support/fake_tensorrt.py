@@ -55,11 +55,9 @@ class FakeTensorRt:
     def __post_init__(self) -> None:
         self.TensorIOMode = enum.Enum("TensorIOMode", "INPUT OUTPUT")
 
-    __hash__ = object.__hash__
-
     def Runtime(self, log: Any) -> Any:  # noqa: N802
         """As TensorRT's."""
-        assert self.cuda._contexts, "TensorRT would make a context of its own"
+        assert self.cuda.contexts, "TensorRT would make a context of its own"
         return _Runtime(self)
 
     def take_errors(self) -> list[str]:
@@ -141,7 +139,7 @@ class _Context(_Ends):
 
     def execute_async_v3(self, stream: int) -> bool:
         trt = self.trt
-        capturing = trt.cuda._noted is not None
+        capturing = trt.cuda.capturing
         if "run" in trt.refuses or (capturing and "capture" in trt.refuses):
             trt.errors.append("operation not permitted when stream is capturing" if capturing else "out of memory")
             return False
