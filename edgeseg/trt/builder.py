@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 MIB = 2**20
 _POLL_S = 0.1
 _OUT_OF_MEMORY = re.compile(r"out ?of ?memory|insufficient memory|could not be allocated", re.IGNORECASE)
-_REQUEST = re.compile(r"request\D{0,40}?(\d+) ?(bytes|MB|MiB)", re.IGNORECASE)
+_REQUEST = re.compile(r"request\D{0,40}(\d+) bytes", re.IGNORECASE)
 
 
 class StillBuildingError(KeyboardInterrupt):
@@ -257,13 +257,15 @@ def _failure(errors: list[str], options: BuildOptions) -> BackendError:
     """The error for a build that gave nothing."""
     text = " ".join(" ".join(errors).split())
     if not _OUT_OF_MEMORY.search(text):
-        return BackendError(
-            f"TensorRT could not build the engine ({text or 'no reason given'})", "see it with --verbose"
+        more_room = (
+            f"give --workspace-mb {2 * options.workspace_mb}" if "workspace" in text else "see it with --verbose"
         )
-    asked = _REQUEST.search(text)
+        return BackendError(f"TensorRT could not build the engine ({text or 'no reason given'})", more_room)
+    request = _REQUEST.search(text)
+    asked = f"{int(request[1]) // MIB} MiB were asked for, " if request else ""
     return BackendError(
-        f"The GPU ran out of memory while building: {f'{asked[1]} {asked[2]} were asked for, ' if asked else ''}"
-        f"{_free_mib()} are free, and a layer may take {options.workspace_mb} MiB to work in",
+        f"The GPU ran out of memory while building: {asked}{_free_mib()} are free, and a layer may take "
+        f"{options.workspace_mb} MiB to work in",
         f"close other programs that use the GPU, or give --workspace-mb {max(options.workspace_mb // 2, 64)}",
     )
 

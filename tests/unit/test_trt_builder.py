@@ -300,9 +300,19 @@ def test_out_of_memory_says_how_much_was_asked_for_and_is_free(monkeypatch):
 
     monkeypatch.setattr(builder, "_free_mib", lambda: "512 MiB")
     trt = tensorrt("10.3.0", build=fail)
-    with pytest.raises(BackendError, match=r"68719476736 bytes were asked for, 512 MiB are free") as raised:
+    with pytest.raises(BackendError, match=r"65536 MiB were asked for, 512 MiB are free") as raised:
         build_plan(trt, ONNX, Typing(True), BuildOptions(workspace_mb=1000))
     assert "--workspace-mb 500" in raised.value.mend
+
+
+def test_too_little_workspace_is_not_out_of_memory():
+    def fail(config: Config) -> None:
+        trt.log.log(Severity.ERROR, "Could not find any implementation for node x due to insufficient workspace.")
+
+    trt = tensorrt("8.6.2", build=fail)
+    with pytest.raises(BackendError, match="insufficient workspace") as raised:
+        build_plan(trt, ONNX, NO_TYPING, BuildOptions(workspace_mb=64))
+    assert raised.value.mend == "give --workspace-mb 128"
 
 
 def test_tensorrt_without_a_parser():
