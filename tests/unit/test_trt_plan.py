@@ -260,12 +260,12 @@ def test_tensorrt_takes_engines_only(engine: Path) -> None:
 def test_an_engine_of_another_maker_needs_facts(
     engine: Path, backend: type[Backend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeseg import segmenter
     from edgeseg.onnx_reader import TensorInfo
+    from edgeseg.trt import inspector
 
     sidecar_path(engine).unlink()
     tensors = (TensorInfo("image", "uint8", (1, 32, 48, 3)),), (TensorInfo("mask", "uint8", (1, 32, 48)),)
-    monkeypatch.setattr(segmenter, "tensors_of_plan", lambda plan, path: tensors)
+    monkeypatch.setattr(inspector, "tensors_of_plan", lambda plan, path: tensors)
     with pytest.raises(ModelError, match="no model card, and running it needs its class names"):
         load(engine)
     loaded = load(engine, facts=ModelFacts(classes=("dark", "bright"), color_order="bgr"))
