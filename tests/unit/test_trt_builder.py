@@ -305,6 +305,17 @@ def test_out_of_memory_says_how_much_was_asked_for_and_is_free(monkeypatch):
     assert "--workspace-mb 500" in raised.value.mend
 
 
+def test_free_memory_is_asked_of_the_driver(monkeypatch):
+    from fake_cuda import FakeCuda
+
+    from edgeseg.trt import cuda
+
+    fake = FakeCuda(memory=512 * 2**20)
+    monkeypatch.setattr(cuda, "driver", lambda: cuda.Driver(fake))
+    assert builder._free_mib() == "512 MiB"
+    assert (fake.contexts, fake.retained) == ([], 0)
+
+
 def test_too_little_workspace_is_not_out_of_memory():
     def fail(config: Config) -> None:
         trt.log.log(Severity.ERROR, "Could not find any implementation for node x due to insufficient workspace.")
