@@ -117,6 +117,10 @@ def test_streaming_score_of_a_faultless_network_is_that_of_its_delay() -> None:
     assert fast["processed"] == 1.0
     slow = streaming_scores([0.09] * 12, truth, truth, ("none", "bar"), None, 30.0)
     assert slow["miou"] < fast["miou"]
+    foretold = streaming_scores([0.02] * 12, truth, truth, ("none", "bar"), None, 30.0)["slower_miou"]
+    for factor in (2, 4, 8):
+        measured = streaming_scores([0.02 * factor] * 12, truth, truth, ("none", "bar"), None, 30.0)
+        assert foretold[str(factor)] == measured["miou"]
     assert slow["processed"] < 0.4
 
 
@@ -368,7 +372,8 @@ def row_of(model: str, precision: str, backend: str, p50_ms: float, miou: float,
                    for x in rng.standard_normal(10)],
         "energy_mj_per_frame": None, "accuracy": {"miou": miou / 100, "iou": {"road": 0.9, "car": None}, "images": 3},
         "streaming": [{"clip": "synthetic://street?size=1x1", "rate_hz": 60.0, "miou": (miou - p50_ms) / 100,
-                       "offline_miou": miou / 100, "one_frame_late_miou": 0.9, "delay_frames": 1.0, "processed": 1.0}],
+                       "offline_miou": miou / 100, "slower_miou": {"8": (miou - 6 * p50_ms) / 100},
+                       "one_frame_late_miou": 0.9, "delay_frames": 1.0, "processed": 1.0}],
     }  # fmt: skip
 
 
@@ -422,9 +427,12 @@ def test_table_leaves_out_columns_without_figures_and_names_what_failed(results:
 
 
 def test_streaming_verdict_says_where_a_smaller_network_wins(results: dict[str, Any]) -> None:
-    (line,) = streaming_verdicts(results)
+    line, slower = streaming_verdicts(results)
     assert line.startswith("street, 60 Hz: ddrnet-c32-int8-camvid, int8")
     assert "the more accurate ddrnet-c32-camvid, fp32" in line
+    results["rows"][0]["streaming"][0]["delay_frames"] = None
+    assert "without latency), no result in time" in streaming_verdicts(results)[0]
+    assert slower.startswith("street, 60 Hz, on a machine 8 times slower: ddrnet-c16-int8")
 
 
 def test_pick_names_the_model_and_why(results: dict[str, Any]) -> None:
