@@ -18,7 +18,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
 
 LIVE = "body[data-state=live]:not(.stale)"
-WAIT_MS = 20_000
+WAIT_MS = 30_000
 CLOSE = 6  # levels of grey that JPEG and blending may be off
 
 
@@ -137,8 +137,8 @@ def test_figures_are_shown_and_drawn(open_page, run):
 @pytest.mark.parametrize("state", [State.STALLED, State.RECONNECTING, State.ENDED, State.FAILED])
 def test_a_source_that_is_not_live_does_not_look_so(open_page, run, state):
     page = open_page()
-    run.give()
-    page.wait_for_selector(LIVE)
+    with run.giving():
+        page.wait_for_selector(LIVE)
     run.camera.enter(state, "the camera is silent")
     page.wait_for_selector("body.stale")
     assert "grayscale" in page.evaluate("getComputedStyle(document.getElementById('overlay')).filter")
@@ -146,15 +146,15 @@ def test_a_source_that_is_not_live_does_not_look_so(open_page, run, state):
     assert "the camera is silent" in page.locator("#notice").inner_text()
     assert "s ago" in page.locator("#notice").inner_text()
     run.camera.enter(State.LIVE)
-    run.give()
-    page.wait_for_selector(LIVE)
-    assert page.locator("#notice").is_hidden()
+    with run.giving():
+        page.wait_for_selector(LIVE)
+        assert page.locator("#notice").is_hidden()
 
 
 def test_a_picture_that_grows_old_while_the_state_is_live_does_not_look_live(open_page, run):
     page = open_page()
-    run.give()
-    page.wait_for_selector(LIVE)
+    with run.giving():
+        page.wait_for_selector(LIVE)
     page.wait_for_selector("body.stale")
     assert "Old picture" in page.locator("#notice").inner_text()
 
@@ -215,15 +215,15 @@ def test_the_page_says_when_the_run_is_gone_and_finds_the_next_one(browser, run)
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()
         page.goto(run.sink.url)
-        run.give()
-        page.wait_for_selector(LIVE)
+        with run.giving():
+            page.wait_for_selector(LIVE)
         run.sink.close()
         page.get_by_text("No contact", exact=True).wait_for()
         assert page.locator("body.stale").count() == 1
         with WebSink(Address("127.0.0.1", run.port)) as run.sink:
             run.sink.attach(run.camera, run.report)
-            run.give()
-            page.wait_for_selector(LIVE)
+            with run.giving():
+                page.wait_for_selector(LIVE)
 
 
 def test_a_locked_page_opens_with_its_token(browser, locked):
