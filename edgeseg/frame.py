@@ -27,11 +27,13 @@ class Frame:
     Attributes:
         image: uint8 [H, W, 3], BGR. Whoever holds the frame owns the array: sources never write to it again.
         index: position in the source, from 0. Gaps are frames the source dropped.
-        captured_at: ``time.monotonic()`` in seconds at which the frame reached this process.
+        captured_at: ``time.monotonic()`` in seconds at which the frame reached this process; of a live source less
+            what it was late by.
         pts_s: presentation time in seconds from the start of the source, where it is known.
         name: file name of a still image, or a short label.
         truth: uint8 [H, W] class ids where the source knows them (``synthetic://``), else None.
-        capture_ms: how long reading it took, waiting included; None where it came from elsewhere.
+        capture_ms: how long reading it took: of a file with waiting, of a live source from its arrival on. None where
+            it came from elsewhere.
     """
 
     image: NDArray[np.uint8]

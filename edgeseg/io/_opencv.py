@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import MissingDependencyError
+from edgeseg.io._ffmpeg import ffmpeg_options, has_pts
 from edgeseg.io.options import SourceOptions
 from edgeseg.io.probe import why_not
-from edgeseg.io.stream import Grab, StreamError, ffmpeg_options
+from edgeseg.io.stream import Grab, StreamError
 from edgeseg.io.uri import Address
 
 CAMERA_TIMEOUT_S = 2.0
@@ -158,13 +159,12 @@ def open_network(address: Address, options: SourceOptions) -> OpenCvReader:
     if options.hwdec:
         parameters += [cv2.CAP_PROP_HW_ACCELERATION, cv2.VIDEO_ACCELERATION_ANY]
     start = time.monotonic()
-    with _ffmpeg_environment(ffmpeg_options(address.kind.startswith("rtsp"), options.transport)):
+    with _ffmpeg_environment(ffmpeg_options(address, options)):
         capture = Capture(address.target, cv2.CAP_FFMPEG, parameters)
     if not capture.is_open:
         left_s = options.open_timeout_s - (time.monotonic() - start)
         raise why_not(address, max(left_s, 0.5))
-    # MJPEG over HTTP has no times of its own: FFmpeg makes some up, 25 a second.
-    return OpenCvReader(capture, options.read_timeout_s, has_pts=not address.kind.startswith("http"))
+    return OpenCvReader(capture, options.read_timeout_s, has_pts=has_pts(address))
 
 
 @contextlib.contextmanager

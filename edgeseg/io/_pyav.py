@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import MissingDependencyError, UsageError
+from edgeseg.io._ffmpeg import ffmpeg_options, has_pts
 from edgeseg.io.options import SourceOptions
 from edgeseg.io.probe import refused, why_not
-from edgeseg.io.stream import Grab, StreamError, ffmpeg_options
+from edgeseg.io.stream import Grab, StreamError
 from edgeseg.io.uri import Address
 
 
@@ -98,7 +99,7 @@ def open_network(address: Address, options: SourceOptions) -> PyAvReader:
         container = av.open(
             address.target,
             timeout=(options.open_timeout_s, options.read_timeout_s),
-            options=ffmpeg_options(address.kind.startswith("rtsp"), options.transport),
+            options=ffmpeg_options(address, options),
         )
     except av.error.FFmpegError as error:
         # Of its errors only these tell the truth: a silent host, for one, gives "invalid data".
@@ -110,8 +111,7 @@ def open_network(address: Address, options: SourceOptions) -> PyAvReader:
     try:
         if not container.streams.video:
             raise StreamError("it holds no video", permanent=True)
-        # MJPEG over HTTP has no times of its own: FFmpeg makes some up, 25 a second.
-        return PyAvReader(container, options.read_timeout_s, has_pts=not address.kind.startswith("http"))
+        return PyAvReader(container, options.read_timeout_s, has_pts=has_pts(address))
     except BaseException:
         container.close()
         raise

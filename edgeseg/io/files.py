@@ -196,9 +196,9 @@ def open_path(text: str, options: SourceOptions) -> Source:
     if path.stat().st_size == 0:
         raise SourceError(f"{text} is empty", "give a video or image with content")
     if path.suffix.lower() == ".txt":
-        return ImageSource(_listed(path), text, options.rate_hz)
+        return _image_source(_listed(path), text, options)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return ImageSource([path], text, options.rate_hz)
+        return _image_source([path], text, options)
     if options.rate_hz:
         raise UsageError(f"The video {text} has a rate of its own", "leave out 'rate'")
     return VideoSource(path, hwdec=options.hwdec)
@@ -208,7 +208,13 @@ def _open_images(paths: Sequence[Path], name: str, nothing: str, options: Source
     images = [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
     if not images:
         raise SourceError(nothing, f"give one with {', '.join(IMAGE_SUFFIXES[:4])} files")
-    return ImageSource(images, name, options.rate_hz)
+    return _image_source(images, name, options)
+
+
+def _image_source(paths: Sequence[Path], name: str, options: SourceOptions) -> Source:
+    if options.hwdec:
+        raise UsageError(f"Images such as {name} are not decoded in hardware", "leave out 'hwdec'")
+    return ImageSource(paths, name, options.rate_hz)
 
 
 def _listed(path: Path) -> list[Path]:

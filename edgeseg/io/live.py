@@ -113,18 +113,19 @@ class LiveSource(NewestWins):
                 now = time.monotonic()
                 if now >= session.deadline:
                     session.is_given_up = True
-                    return StreamError("the reader hangs")
-                moments = [session.deadline]
+                    return StreamError("the reader hangs" if session.is_open else "it does not open in time")
+                silent_s, wake = now - self._fresh_at, session.deadline
                 if self._state is State.LIVE:
-                    moments.append(self._fresh_at + self._freshness.patience_s)
-                    if now >= moments[1]:
-                        self._enter(State.STALLED, f"no new frame for {now - self._fresh_at:.2f} s")
-                if self._state is State.STALLED:
-                    moments.append(self._fresh_at + DRAIN_S + 2 * self._options.read_timeout_s)
-                    if now >= moments[-1]:
+                    if silent_s >= self._freshness.patience_s:
+                        self._enter(State.STALLED, f"no new frame for {silent_s:.2f} s")
+                    else:
+                        wake = min(wake, self._fresh_at + self._freshness.patience_s)
+                elif session.is_open:
+                    if silent_s >= DRAIN_S + self._silence_s:
                         session.is_given_up = True
-                        return StreamError("only old frames arrive")
-                self._changed.wait(max(0.0, min(moments) - now))
+                        return StreamError("only old or damaged frames arrive")
+                    wake = min(wake, self._fresh_at + DRAIN_S + self._silence_s)
+                self._changed.wait(max(0.0, wake - now))
         session.is_given_up = True
         return StreamError("closed")
 
@@ -132,8 +133,10 @@ class LiveSource(NewestWins):
 
     def _opened(self, session: _Session, reader: Reader) -> None:
         with self._changed:
+            if session.is_given_up:
+                return
             now = time.monotonic()
-            session.deadline = now + self._silence_s
+            session.is_open, session.deadline, self._fresh_at = True, now + self._silence_s, now
             self._freshness.opened(now, shares_clock=reader.shares_clock)
             self.rate_hz = reader.rate_hz
             self.counts.reconnects += self._was_live
@@ -146,6 +149,8 @@ class LiveSource(NewestWins):
     def _arrived(self, session: _Session, reader: Reader, grab: Grab) -> None:
         now = time.monotonic()
         with self._changed:
+            if session.is_given_up:
+                return
             session.deadline = now + self._silence_s
             age_s = self._freshness.age_on_arrival_s(now, grab.pts_s)
         image = None if age_s is None or grab.corrupt else reader.retrieve()
@@ -182,7 +187,7 @@ class _Session:
         self._source = source
         self.loss: StreamError | None = None
         self.error: BaseException | None = None
-        self.is_given_up = False
+        self.is_open = self.is_given_up = False
         self.deadline = time.monotonic() + 2 * source._options.open_timeout_s + _GRACE_S
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

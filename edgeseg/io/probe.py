@@ -41,11 +41,11 @@ def why_not(address: Address, timeout_s: float) -> StreamError:
         port = parts.port or _PORTS.get(address.kind)
     except ValueError:
         return StreamError("its address is misspelt", permanent=True)
-    if address.kind == "udp":
+    if address.kind in ("udp", "srt"):
         return StreamError("nothing arrives", "check that the sender runs and the port is right", cheap=True)
     if not parts.hostname or port is None:
         return StreamError("its address names no host and port", permanent=True)
-    speaks = address.kind in ("rtsp", "rtsps", "http", "https")
+    speaks = address.is_rtsp or address.kind in ("http", "https")
     try:
         with _connected(parts, port, timeout_s) as connection:
             status, challenge = _ask(connection, parts, "") if speaks else (None, "")

@@ -18,16 +18,17 @@ from edgeseg.io.recording import ReplaySource
 from edgeseg.io.stream import OpenReader
 from edgeseg.io.street import street_from_uri
 from edgeseg.io.synthetic import StreetSource
-from edgeseg.io.uri import Address, address_from_text, is_camera
+from edgeseg.io.uri import Address, address_from_text
 
-__all__ = ["FrameList", "Source", "is_camera", "open_source"]
+__all__ = ["FrameList", "Source", "open_source"]
 
 _LIVE = {"flip", "max-age", "wait", "read-timeout"}
 _TAKES: Mapping[str, set[str]] = {
     "camera": _LIVE | {"size", "rate", "codec"},
     "csi": _LIVE | {"size", "rate"},
     "pipeline": _LIVE,
-    "network": _LIVE | {"open-timeout", "transport", "reader", "hwdec"},
+    "network": _LIVE | {"open-timeout", "reader", "hwdec"},
+    "rtsp": _LIVE | {"open-timeout", "reader", "hwdec", "transport"},
     "path": {"flip", "loop", "realtime", "max-age", "rate", "hwdec"},
     "synthetic": {"flip", "realtime", "max-age"},
     "replay": {"flip"},
@@ -55,7 +56,7 @@ def open_source(uri: str | int | os.PathLike[str], options: SourceOptions | None
     """
     address = address_from_text(str(uri) if isinstance(uri, int) else os.fspath(uri))
     options = options or SourceOptions()
-    family = "network" if address.is_network else address.kind
+    family = "rtsp" if address.is_rtsp else "network" if address.is_network else address.kind
     if address.kind != "synthetic":
         options = options.with_parameters(address.parameters, f"{address.kind}://")
     for name in sorted(options.changed() - _TAKES[family]):

@@ -67,9 +67,3 @@ class Reader(Protocol):
 
 OpenReader = Callable[[], Reader]
 """Opens the stream once more; raises ``StreamError``. Called on a thread of its own."""
-
-
-def ffmpeg_options(is_rtsp: bool, transport: str) -> dict[str, str]:
-    """Options of FFmpeg for a stream of the network."""
-    # Without the second, opening waits for some twenty frames to measure a rate that the stream tells anyway.
-    return {"rtsp_transport": transport, "fpsprobesize": "0"} if is_rtsp else {}

@@ -38,6 +38,11 @@ class Address:
         return self.kind in NETWORK_SCHEMES
 
     @property
+    def is_rtsp(self) -> bool:
+        """Whether it names a stream of RTSP."""
+        return self.kind in ("rtsp", "rtsps")
+
+    @property
     def shown(self) -> str:
         """The same for people: without passwords."""
         prefix = {"camera": "camera ", "csi": "csi://", "replay": "replay://"}.get(self.kind, "")

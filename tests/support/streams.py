@@ -41,13 +41,21 @@ def true_age_s(image: np.ndarray) -> float:
     return ((int(time.monotonic() * 1000) - milliseconds) & 0xFFFFFFFF) / 1000
 
 
-@functools.lru_cache
 def python_with_rtsp() -> str | None:
     """A Python that can run GStreamer's RTSP server, or None."""
-    code = (
+    return _python_that_runs(
         "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import Gst; Gst.init(None); "
         "assert Gst.ElementFactory.find('x264enc') and Gst.ElementFactory.find('rtph264pay')"
     )
+
+
+def python_with_gstreamer() -> str | None:
+    """A Python whose OpenCV runs GStreamer pipelines, or None."""
+    return _python_that_runs("import cv2; assert cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER)")
+
+
+@functools.lru_cache
+def _python_that_runs(code: str) -> str | None:
     for python in (sys.executable, "/usr/bin/python3"):
         with contextlib.suppress(OSError):
             if subprocess.run([python, "-c", code], capture_output=True, timeout=60).returncode == 0:

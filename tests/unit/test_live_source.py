@@ -255,7 +255,15 @@ def test_only_old_frames_lead_to_a_reconnect(opened, hurried, monkeypatch) -> No
     source = opened(lambda: Script(falling_behind()), steady)
     take(source)
     wait_for(lambda: source.counts.reconnects == 1)
-    assert (State.RECONNECTING, "only old frames arrive") in source.told
+    assert (State.RECONNECTING, "only old or damaged frames arrive") in source.told
+
+
+def test_a_stream_of_damaged_frames_alone_is_no_source(opened, monkeypatch) -> None:
+    monkeypatch.setattr(live, "DRAIN_S", 0.1)
+    monkeypatch.setattr(live, "_GRACE_S", 0.1)
+    source = opened(lambda: Script(Grab(corrupt=True) for _ in frames()), options=SourceOptions(read_timeout_s=0.1))
+    with pytest.raises(SourceError, match="only old or damaged frames arrive"):
+        source.wait_until_live()
 
 
 def test_damaged_frames_are_counted_and_not_handed_out(opened) -> None:

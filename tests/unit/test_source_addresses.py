@@ -82,6 +82,7 @@ def test_an_address_without_a_password_is_shown_as_it_is() -> None:
         ("rtsp://h/x#read-timeout=0", {}, "0.0 seconds are not possible for read_timeout"),
         ("rtsp://h/x#wait=nan", {}, "'nan' is not a number"),
         ("rtsp://h/x", {"codec": "MJPG"}, "option 'codec' means nothing to rtsp://h/x"),
+        ("http://h/x", {"transport": "udp"}, "option 'transport' means nothing to http://h/x"),
         ("synthetic://street", {"wait_s": 3.0}, "option 'wait' means nothing"),
         ("replay://r", {"realtime": True}, "option 'realtime' means nothing to replay://r"),
     ],
@@ -95,6 +96,12 @@ def test_options_that_mean_nothing_are_refused(uri: str, options: dict, said: st
 def test_a_video_has_a_rate_of_its_own(tmp_path, make_video) -> None:
     with pytest.raises(UsageError, match="has a rate of its own"):
         open_source(make_video(tmp_path / "v.avi"), SourceOptions(rate_hz=5))
+
+
+def test_images_are_not_decoded_in_hardware(tmp_path) -> None:
+    (tmp_path / "a.png").write_text("x")
+    with pytest.raises(UsageError, match="leave out 'hwdec'"):
+        open_source(tmp_path, SourceOptions(hwdec=True))
 
 
 def test_the_address_wins_over_the_options(tmp_path, make_video) -> None:
