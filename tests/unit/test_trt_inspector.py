@@ -4,12 +4,16 @@ builder of 11.4 logs about its layers; reading it from an engine takes a GPU."""
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from edgeseg.errors import BackendError
+from edgeseg.onnx_reader import TensorInfo
 from edgeseg.precision import Layer, Precision
+from edgeseg.trt import inspector
 from edgeseg.trt.inspector import check_honoured, precision_found, shares_text
 from edgeseg.trt.library import EngineWarning
 
@@ -164,6 +168,40 @@ def test_what_the_inspector_does_not_tell_is_said():
 def test_an_inspector_without_details(information):
     with pytest.raises(BackendError, match=r"gave no layers|no details"):
         precision_found(information, MIXED)
+
+
+def engine_of(tensors):
+    """An opened engine, as every TensorRT from 8.5 on tells of its tensors: type, shape and mode by name."""
+    return SimpleNamespace(
+        num_io_tensors=len(tensors),
+        get_tensor_name=lambda index: list(tensors)[index],
+        get_tensor_dtype=lambda name: tensors[name][0],
+        get_tensor_shape=lambda name: tensors[name][1],
+        get_tensor_mode=lambda name: tensors[name][2],
+    )
+
+
+def tensorrt(opened):
+    """A stand-in for the module, whose runtime gives ``opened`` for every plan."""
+    module: Any = ModuleType("tensorrt")
+    module.__version__, module.ILogger = "10.3.0", object
+    module.TensorIOMode = SimpleNamespace(OUTPUT="out")
+    module.Runtime = lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: opened)
+    return module
+
+
+def test_inputs_and_outputs_of_a_plan(monkeypatch):
+    tensors = {"image": ("DataType.UINT8", (1, -1, -1, 3), "in"), "logits": ("DataType.HALF", (1, 4, 8, 12), "out")}
+    monkeypatch.setattr(inspector, "load_tensorrt", lambda: tensorrt(engine_of(tensors)))
+    inputs, outputs = inspector.tensors_of_plan(b"plan", Path("a.engine"))
+    assert inputs == (TensorInfo("image", "uint8", (1, None, None, 3)),)
+    assert outputs == (TensorInfo("logits", "float16", (1, 4, 8, 12)),)
+
+
+def test_a_plan_that_tensorrt_refuses(monkeypatch):
+    monkeypatch.setattr(inspector, "load_tensorrt", lambda: tensorrt(None))
+    with pytest.raises(BackendError, match=r"TensorRT 10\.3\.0 refuses a\.engine \(it does not say why\)"):
+        inspector.tensors_of_plan(b"plan", Path("a.engine"))
 
 
 def test_shares_as_text():
