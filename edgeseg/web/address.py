@@ -58,7 +58,9 @@ def listen(address: Address) -> socket.socket:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, place = found[0]
-        listener = socket.create_server(place[:2], family=family)
+        # On every IPv6 address means on every IPv4 address as well.
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        listener = socket.create_server(place[:2], family=family, dualstack_ipv6=both)
     except OSError as error:
         raise _refused(address, error) from error
     # Accepted connections inherit both. Without the first a picture waits 40 ms for its head to be acknowledged.
