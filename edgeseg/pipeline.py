@@ -8,12 +8,13 @@ From a live source the newest frame wins and a slow sink misses results; both ar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from edgeseg.errors import EdgesegError, UsageError
@@ -34,6 +35,9 @@ __all__ = ["Report", "Stream", "run"]
 POLL_S = 0.1
 """No wait lasts longer without a look at whether everything should stop."""
 
+PAUSED_S = 0.03
+"""How often a paused window looks for a key."""
+
 FINISH_S = 1.5
 """How long a run that is stopped waits for what is still at work. A robot's supervisor kills after a few seconds."""
 
@@ -46,7 +50,7 @@ LANES_FROM_FRAMES = 200
 
 
 class Stream:
-    """The results of a source: ``for result in stream(...)``, or ``async for``.
+    """The results of a source: ``for result in Stream(...)``, or ``async for``.
 
     It begins to work when it is made. Close it, use it in a ``with`` block, or iterate to the end.
 
@@ -110,13 +114,14 @@ class Stream:
                 self._lanes = self._segmenter.copies(LANES)
             # Not before: the first frame begins the time of the run.
             self._ready.set()
-            for result in self._steadied(self._in_lanes() if self._lanes else self._one_by_one()):
-                self.at_work = "a sink"
-                self.report.record(result)
-                for outlet in self._outlets:
-                    outlet.put(result)
-                if self.report.frames == self._max_frames:
-                    break
+            with contextlib.closing(self._steadied(self._in_lanes() if self._lanes else self._one_by_one())) as results:
+                for count, result in enumerate(results, 1):
+                    self.at_work = "a sink"
+                    self.report.record(result)
+                    for outlet in self._outlets:
+                        outlet.put(result)
+                    if count == self._max_frames:
+                        break
         except BaseException as error:  # raised again where the results are read
             self._error = self._error or error
         finally:
@@ -162,7 +167,7 @@ class Stream:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _steadied(self, results: Iterator[Segmentation]) -> Iterator[Segmentation]:
+    def _steadied(self, results: Iterator[Segmentation]) -> Generator[Segmentation, None, None]:
         if self._stabilizer is None:
             yield from results
             return
@@ -220,9 +225,11 @@ class Stream:
         # A camera without pictures may only come back when it is closed.
         join([self._capturing], min(0.2, timeout_s))
         join([self._segmenting], end - time.monotonic())
+        for outlet in self._outlets:
+            outlet.end()
         self._source.close()
         running = join([self._capturing, self._segmenting], max(0.2, end - time.monotonic()))
-        names = {self._capturing: "the source", self._segmenting: "the engine"}
+        names = {self._capturing: "the source", self._segmenting: self.at_work}
         self.report.left_behind += tuple(names[thread] for thread in running)
 
     def __enter__(self) -> Stream:
@@ -286,12 +293,13 @@ def run(
     stream = Stream(source, segmenter, max_frames=max_frames, report=report, max_age_s=max_age_s, stabilizer=stabilizer,
                     outlets=outlets)  # fmt: skip
     watchdog = Watchdog(watchdog_s, report, stream)
+    for thread in threads:
+        thread.start()
     try:
-        while not (stop.is_set() or stream.finished or _unwanted(guarded)):
-            if not goes_on and any(sink.error for sink in guarded):
-                break
+        while not (stop.is_set() or stream.finished or _unwanted(guarded, goes_on)):
             if any(sink.paused for sink in here):
                 watchdog.feed()
+                stop.wait(PAUSED_S)
                 result = None
             else:
                 watchdog.check()
@@ -328,9 +336,10 @@ def goes_on_without_sink(source: Source, on_sink_error: str | None) -> bool:
     return on_sink_error == "continue" or (on_sink_error is None and source.live)
 
 
-def _unwanted(sinks: Sequence[GuardedSink]) -> bool:
-    """Whether the user has ended the run at a window, or closed the only place where its results go."""
-    return any(sink.quit for sink in sinks) or (bool(sinks) and all(sink.dismissed for sink in sinks))
+def _unwanted(sinks: Sequence[GuardedSink], goes_on: bool) -> bool:
+    """Whether no more results are wanted: said at a window, every place for them closed, or one failed that counts."""
+    nowhere = bool(sinks) and all(sink.dismissed for sink in sinks)
+    return nowhere or any(sink.quit or (sink.error is not None and not goes_on) for sink in sinks)
 
 
 def _finish(threads: Sequence[SinkThread], stop: threading.Event, end: float, report: Report) -> None:

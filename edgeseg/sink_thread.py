@@ -32,8 +32,10 @@ class GuardedSink:
     def __init__(self, sink: Sink, report: Report) -> None:
         self._sink, self._report = sink, report
         self.on_main_thread, self.backlog = sink.on_main_thread, sink.backlog
-        alike = sum(name.partition(" ")[0] == sink.name for name in report.sinks)
-        self.name = f"{sink.name} {alike + 1}" if alike else sink.name
+        self.name, number = sink.name, 1
+        while self.name in report.sinks:
+            number += 1
+            self.name = f"{sink.name} {number}"
         self.count = report.sinks[self.name] = SinkReport()
         self.error: Exception | None = None
 
@@ -54,7 +56,7 @@ class GuardedSink:
 
     def write(self, result: Segmentation) -> None:
         """Hand one result to the sink."""
-        if self.error is not None:
+        if self.error is not None or self.dismissed:
             return
         begin = time.perf_counter()
         try:
@@ -99,7 +101,7 @@ class GuardedSink:
 
 
 class SinkThread(threading.Thread):
-    """Writes the results that come through ``outlet`` to a sink, and closes it at the end.
+    """Once started, writes the results that come through ``outlet`` to a sink, and closes it at the end.
 
     Args:
         sink: used on this thread alone.
@@ -110,7 +112,6 @@ class SinkThread(threading.Thread):
         super().__init__(name=f"the sink '{sink.name}'", daemon=True)
         self._sink = sink
         self.outlet: HandOver[Segmentation] = HandOver(sink.backlog if live else FILE_BACKLOG, newest_wins=live)
-        self.start()
 
     def run(self) -> None:
         """Work until the outlet has ended or the sink fails."""

@@ -443,6 +443,60 @@ def test_a_sink_that_never_returns_holds_up_nothing_and_is_left_behind(fake: Seg
     assert report.left_behind == ("the sink 'sink'",)
 
 
+class Window(Keeping):
+    """A sink on the caller's thread, with a user who acts when it is written to or idle."""
+
+    name, on_main_thread = "window", True
+
+    def __init__(self, on_write: Callable[[int], None] = lambda i: None) -> None:
+        super().__init__(on_write)
+        self.threads: set[threading.Thread] = set()
+        self.idles = 0
+
+    def write(self, result) -> None:
+        self.threads.add(threading.current_thread())
+        super().write(result)
+
+    def idle(self) -> None:
+        self.idles += 1
+        if self.paused and self.idles == 5:
+            self.paused = False
+
+
+def test_a_window_is_served_by_the_callers_thread_and_q_ends_the_run(fake: Segmenter, bounded) -> None:
+    window, callers = Window(), []
+    window.on_write = lambda index: setattr(window, "quit", index == 6)
+
+    def call() -> Report:
+        callers.append(threading.current_thread())
+        return run(Scripted(10**6), fake, [window, Keeping()])
+
+    report = bounded(call)
+    assert window.threads == set(callers)
+    assert (window.indices, window.closed, report.error) == (list(range(7)), 1, None)
+
+
+def test_a_paused_window_holds_a_file_and_not_a_camera(fake: Segmenter, bounded) -> None:
+    for live in (False, True):
+        window, other = Window(), Keeping()
+        window.on_write = lambda index, window=window: setattr(window, "paused", index == 3)
+        source = Scripted(60, lambda index: time.sleep(0.005), live=live)
+        report = bounded(lambda source=source, window=window, other=other: run(source, fake, [window, other]))
+        assert window.idles >= 5
+        assert source.made == 60
+        assert (len(window.indices) < report.frames) is live, "of a camera it missed what came meanwhile"
+        assert other.indices[-1] == window.indices[-1] == 59
+
+
+def test_closing_the_only_place_for_results_ends_the_run_and_one_of_two_does_not(fake: Segmenter, bounded) -> None:
+    for others in ([], [Keeping()]):
+        window = Window()
+        window.on_write = lambda index, window=window: setattr(window, "dismissed", index == 3)
+        report = bounded(lambda window=window, others=others: run(Scripted(50), fake, [window, *others]))
+        assert window.indices == [0, 1, 2, 3]
+        assert (report.frames == 50) is bool(others)
+
+
 # --- what hangs ------------------------------------------------------------------------------------------------
 
 
