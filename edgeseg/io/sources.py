@@ -58,7 +58,7 @@ def open_source(uri: str | int | os.PathLike[str], options: SourceOptions | None
     options = options or SourceOptions()
     family = "rtsp" if address.is_rtsp else "network" if address.is_network else address.kind
     if address.kind != "synthetic":
-        options = options.with_parameters(address.parameters, f"{address.kind}://")
+        options = options.with_parameters(address.parameters, address.shown)
     for name in sorted(options.changed() - _TAKES[family]):
         raise UsageError(
             f"The option '{name}' means nothing to {address.shown}", f"it takes {', '.join(sorted(_TAKES[family]))}"
