@@ -108,7 +108,7 @@ class Workbench:
     ) -> None:
         self.source, self.target, self.engines = source, target, tuple(engines)
         self._folder, self._calibration = folder, calibration
-        self._form = {"target": target, "opset": opset, "weight_bits": weight_bits}
+        self._form: dict[str, Any] = {"target": target, "opset": opset, "weight_bits": weight_bits}
         # An engine may have to know for whom a graph was made, to run it as it is written.
         self._card = source.card.replace(provenance={"target": target})
         self._activations: Activations | None = None

@@ -31,6 +31,7 @@ from edgeseg_train.errors import diverged, machine_errors
 from edgeseg_train.evaluate import evaluate_network
 from edgeseg_train.history import EpochRecord
 from edgeseg_train.initial import InitialWeights, load_initial
+from edgeseg_train.layout import to_channels_last
 from edgeseg_train.memory import keep_freed_memory
 from edgeseg_train.models import build
 from edgeseg_train.optimize import build_average, build_optimizer, learning_rate_factor, set_learning_rate
@@ -80,7 +81,7 @@ class Trainer:
         self.split = training_split(config, data, self.processes.count)
         if config.val_split != config.train_split:
             check_split(data, config.val_split)
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.network = to_channels_last(network, self.device)
         self.parallel = self.processes.parallel(self.network)
         if config.qat:
             simulate_int8(self.network)
