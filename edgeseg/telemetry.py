@@ -45,7 +45,7 @@ class Reading:
 
 
 class Telemetry:
-    """Reads the machine, about a millisecond a time.
+    """Reads load, power and heat; between two readings it keeps only the ticks of the CPU.
 
     Args:
         root: of the file system that holds /proc, /sys, /etc and /var.
