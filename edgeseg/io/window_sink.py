@@ -28,7 +28,7 @@ STALE_S = 0.5
 class WindowSink(Sink):
     """Overlays in a window. Space pauses (a live source runs on unseen), s saves the picture and its class map.
 
-    ``quit`` becomes True when the user presses q or Escape, ``dismissed`` also when the window is dismissed otherwise.
+    ``quit`` becomes True when the user presses q or Escape, ``dismissed`` also when the window is closed otherwise.
 
     Args:
         title: of the window.
