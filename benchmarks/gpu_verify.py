@@ -485,10 +485,11 @@ def prepare(kit: Path, data: str, images: int, only: Sequence[str]) -> None:
                 export(path, "--checkpoint", str(checkpoint), "--imgsz", "1024", "2048")
             else:
                 path.write_bytes(bundled.resolve(name).read_bytes())
-            scored = ("--onnx", str(path), "--data", few if name == TARGET_MODEL else data, "--max-miou-drop", "100")
-            export(kit / f"{name}.fp16.onnx", *scored, "--precision", "fp16")
+            labelled = few if name == TARGET_MODEL else data
+            form = ("--onnx", str(path), "--target", "tensorrt", "--data", labelled, "--max-miou-drop", "100")
+            export(kit / f"{name}.fp16.onnx", *form, "--precision", "fp16")
             for opset in (NEWEST_OPSET_OF_TENSORRT_8, OPSET_OF_NEWER):
-                export(kit / f"{name}.int8.{opset}.onnx", *scored, "--precision", "int8", "--target", "tensorrt",
+                export(kit / f"{name}.int8.{opset}.onnx", *form, "--precision", "int8",
                        "--opset", str(opset), "--repair-steps", "0")  # fmt: skip
 
 
