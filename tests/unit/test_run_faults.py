@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -28,14 +29,23 @@ def process(tiny_model: Path, tiny_backend: str) -> Iterator[Callable[..., subpr
     """``python -m edgeseg run`` with the tiny model, started and not waited for."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*words: object, **environment: str) -> subprocess.Popen[str]:
+    def start(*words: object, file_limit: int | None = None, **environment: str) -> subprocess.Popen[str]:
+        def limited() -> None:
+            if file_limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
         hidden = {"DISPLAY", "WAYLAND_DISPLAY", "NOTIFY_SOCKET", "WATCHDOG_USEC"}
         kept = {name: value for name, value in os.environ.items() if name not in hidden}
         command = [sys.executable, "-m", "edgeseg", "run", "--headless", "--model", str(tiny_model)]
         command += ["--backend", tiny_backend, *map(str, words)]
         started.append(
             subprocess.Popen(
-                command, text=True, env={**kept, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                command,
+                text=True,
+                env={**kept, **environment},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                preexec_fn=limited,
             )
         )
         return started[-1]
@@ -105,6 +115,26 @@ def test_a_signal_at_any_moment_finishes_the_files(tmp_path: Path, process, suff
     assert stats["sinks"]["video"]["written"] + stats["sinks"]["video"]["dropped"] == stats["frames"]
     if stats["sinks"]["video"]["written"]:
         assert cv2.VideoCapture(str(video)).read()[0]
+
+
+# --- a disk that is full ---------------------------------------------------------------------------------------
+
+
+def test_a_live_run_goes_on_when_its_recording_cannot(tmp_path: Path, process) -> None:
+    environment = {"PYTHONDONTWRITEBYTECODE": "1"}  # files that may not grow include those of Python
+    words = ("--source", LIVE, "--save-jsonl", tmp_path / "x.jsonl", "--max-frames", 60, "--stats", tmp_path / "s.json")
+    started = process(*words, file_limit=8_000, **environment)
+    _, err = started.communicate(timeout=WAIT_S)
+    assert started.returncode == 1
+    warning, error = err.splitlines()
+    assert warning.startswith("warning: ")
+    assert warning.endswith("; segmentation goes on")
+    assert error.startswith("error: ")
+    assert "x.jsonl (File too large)" in error
+    stats = json.loads((tmp_path / "s.json").read_text())
+    assert (stats["frames"], stats["sinks"]["lines"]["error"]) == (60, stats["error"])
+    assert 0 < stats["sinks"]["lines"]["written"] < 60
+    assert stats["sinks"]["lines"]["dropped"] == 60 - stats["sinks"]["lines"]["written"]
 
 
 # --- a camera that falls silent --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgeseg.errors import SinkError
-from edgeseg.frame import Frame
+from edgeseg.frame import Frame, State
 from edgeseg.io.sinks import JsonLinesSink, MaskSink, Sink
 from edgeseg.segmentation import Segmentation
 
@@ -117,6 +117,17 @@ def test_a_clock_that_is_set_back_does_not_change_ages(tmp_path: Path, monkeypat
     with JsonLinesSink(tmp_path / "x.jsonl") as sink:
         sink.write(one)
     assert json.loads((tmp_path / "x.jsonl").read_text())["age_ms"] == pytest.approx(one.age_ms, abs=0.001)
+
+
+def test_an_overlay_says_so_when_it_is_not_live_or_not_valid() -> None:
+    one = result(size_hw=(96, 128))
+    plain = one.overlay()
+    for other in (replace(one, state=State.STALLED), replace(one, valid=False)):
+        picture = other.overlay()
+        assert picture.shape == plain.shape
+        assert not np.array_equal(picture[:12], plain[:12])
+        assert np.array_equal(picture[12:], plain[12:])
+    assert replace(result(size_hw=(1, 1)), valid=False).overlay().shape == (1, 1, 3)
 
 
 # --- lines -----------------------------------------------------------------------------------------------------
