@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run until the source ends, --max-frames, q in the window, or a signal: 0; 1 when it broke off half-way."""
+    from edgeseg.cli import print_error
+    from edgeseg.errors import EdgesegError
     from edgeseg.report import Report
     from edgeseg.stopping import result_unless_stopped, stopped_by_signals
     from edgeseg.watchdog import SystemdNotifier
@@ -62,7 +64,13 @@ def main(args: argparse.Namespace) -> int:
             return _left(0)
         source, segmenter, sinks = opened
         systemd.ready()
-        _segment(args, source, segmenter, sinks, stop, report, systemd)
+        try:
+            _segment(args, source, segmenter, sinks, stop, report, systemd)
+        except EdgesegError as error:
+            if not report.left_behind:
+                raise
+            print_error(error)
+            return _left(error.exit_code)
         systemd.stopping()
         code = _conclude(args, report, _stats(report, segmenter, source))
         # Closing an engine under a thread that still uses it would crash.

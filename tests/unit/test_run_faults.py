@@ -187,6 +187,40 @@ def test_the_watchdog_ends_a_run_whose_camera_is_silent(tmp_path: Path, process,
     assert set(stats["states_s"]) & {"stalled", "reconnecting"}
 
 
+HUNG = """
+import sys, time
+from edgeseg import cli
+from edgeseg.backends.onnxruntime import OnnxRuntimeBackend
+infer, calls = OnnxRuntimeBackend.infer, []
+
+def hanging(self, feed):
+    calls.append(1)
+    if len(calls) > int(sys.argv[1]):
+        time.sleep(3600)
+    return infer(self, feed)
+
+OnnxRuntimeBackend.infer = hanging
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("source", [LIVE, "synthetic://street?size=64x48&frames=300"], ids=["live", "file"])
+@pytest.mark.parametrize("good", [0, 5])
+def test_the_watchdog_ends_a_run_whose_engine_hangs(
+    tmp_path: Path, tiny_model: Path, tiny_backend: str, source: str, good: int
+) -> None:
+    if tiny_backend != "onnxruntime":
+        pytest.skip("hangs ONNX Runtime, which is not installed")
+    words = ["run", "--headless", "--model", tiny_model, "--backend", "onnxruntime", "--source", source]
+    words += ["--threads", 2, "--watchdog-s", 1, "--save-jsonl", tmp_path / "x.jsonl"]
+    command = [sys.executable, "-c", HUNG, str(good), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
+    assert done.returncode == 4, done.stderr
+    assert "No result for 1 s: waiting for the engine" in done.stderr
+    lines = (tmp_path / "x.jsonl").read_text().splitlines() if good else []
+    assert len(lines) == good
+
+
 # --- systemd ---------------------------------------------------------------------------------------------------
 
 
