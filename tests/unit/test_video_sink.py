@@ -14,26 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sink_inputs import fill, result
 
 from edgeseg.errors import SinkError
-from edgeseg.frame import Frame
 from edgeseg.io import video_sink
-from edgeseg.io.sinks import Sink
 from edgeseg.io.video_sink import ClassmapVideoSink, VideoSink
-from edgeseg.segmentation import Segmentation
 
 needs_av = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="PyAV is not installed")
 
 RNG = np.random.default_rng(0)
-
-
-def result(
-    index: int = 0, size_hw: tuple[int, int] = (48, 64), name: str = "", value: int | None = None, **more: object
-) -> Segmentation:
-    image = RNG.integers(0, 256, (*size_hw, 3), np.uint8) if value is None else np.full((*size_hw, 3), value, np.uint8)
-    mask = RNG.integers(0, 2, size_hw, np.uint8)
-    frame = Frame(image, index, **{"captured_at": time.monotonic(), "name": name, **more})
-    return Segmentation(mask, ("a", "b"), ((0, 0, 0), (255, 255, 255)), frame, {"infer": 1.25})
 
 
 def frames_of(path: Path) -> list[np.ndarray]:
@@ -186,20 +175,6 @@ def test_recording_stops_before_the_disk_is_full(tmp_path: Path, writer: str, mo
     sink.close()
     assert len(frames_of(tmp_path / "x.mp4")) == 3
     assert os.listdir(tmp_path) == ["x.mp4"]
-
-
-def fill(sink: Sink, said: str) -> int:
-    """How many results fitted before the sink said that no more do."""
-    for count in range(200):
-        try:
-            sink.write(result(count, (120, 160)))
-        except SinkError as error:
-            message = str(error)
-            break
-    else:
-        raise AssertionError("the disk never filled up")
-    assert said in message
-    return count
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])

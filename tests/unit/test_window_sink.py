@@ -7,26 +7,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sink_inputs import result
 
 from edgeseg.errors import SinkError
-from edgeseg.frame import Frame, State
+from edgeseg.frame import State
 from edgeseg.io import window_sink
 from edgeseg.io.sources import FrameList
 from edgeseg.io.window_sink import WindowSink
 from edgeseg.report import Report
 from edgeseg.segmentation import Segmentation
-
-RNG = np.random.default_rng(0)
-
-
-def result(
-    index: int = 0, size_hw: tuple[int, int] = (48, 64), name: str = "", value: int | None = None, **more: object
-) -> Segmentation:
-    image = RNG.integers(0, 256, (*size_hw, 3), np.uint8) if value is None else np.full((*size_hw, 3), value, np.uint8)
-    mask = RNG.integers(0, 2, size_hw, np.uint8)
-    frame = Frame(image, index, **{"captured_at": time.monotonic(), "name": name, **more})
-    return Segmentation(mask, ("a", "b"), ((0, 0, 0), (255, 255, 255)), frame, {"infer": 1.25})
-
 
 # --- windows ---------------------------------------------------------------------------------------------------
 
