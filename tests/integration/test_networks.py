@@ -292,3 +292,10 @@ def test_data_and_out_are_needed_for_training(capsys):
     assert "--data, --out" in capsys.readouterr().err
     assert cli.main(["train", "--data", "data.yaml"]) == 2
     assert "required: --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_normalisation_follows_the_weights_within_hundreds_of_steps(name):
+    with torch.device("meta"):
+        momenta = {m.momentum for m in build(name, 3).modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert momenta == {0.1}

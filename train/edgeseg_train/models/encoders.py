@@ -7,6 +7,7 @@ regnet_y_400mf 75.80 %.
 
 from __future__ import annotations
 
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
@@ -94,7 +95,8 @@ def _classifier(name: str, dilated: bool) -> Any:
     from torchvision.models import get_model
 
     if name == "mobilenet_v3_large":
-        return get_model(name, dilated=dilated)
+        # With torchvision's own momentum of 0.01 the statistics lag behind the weights for thousands of steps.
+        return get_model(name, dilated=dilated, norm_layer=partial(nn.BatchNorm2d, eps=0.001, momentum=0.1))
     # RegNet's constructor computes with tensors, which the meta device cannot.
     with torch.device("cpu"):
         model = get_model(name)
