@@ -42,7 +42,7 @@ def convert(source: Path, args: argparse.Namespace, more: list[str]) -> dict[str
         flags = [
             "export", "--onnx" if source.suffix == ".onnx" else "--checkpoint", str(source),
             "--precision", "int8", "--target", args.target, "--data", args.data, "--calib-images", str(args.images),
-            "--out", str(Path(folder) / "int8.onnx"), "--json", str(figures), *more,
+            "--out", str(Path(args.out or folder) / f"{source.stem}-int8.onnx"), "--json", str(figures), *more,
         ]  # fmt: skip
         start = time.perf_counter()
         code = subprocess.run([sys.executable, "-c", CHILD, str(peak), *flags], check=False).returncode
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--target", default="cpu", choices=("cpu", "tensorrt"))
     parser.add_argument("--images", type=int, default=300, help="calibration images (300)")
     parser.add_argument("--export", default="", help="more options of 'edgeseg export', as one text")
+    parser.add_argument("--out", help="folder to keep the INT8 files in")
     parser.add_argument("--json", required=True, help="results file")
     args = parser.parse_args()
     check_writable(args.json)
