@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeseg.errors import ModelError, nearest
+from edgeseg.processor import VNNI, features
 
-DEFAULT = "ddrnet-c32-camvid"
-"""The model that commands use where none is named."""
+FP32, INT8 = "ddrnet-c32-camvid", "ddrnet-c32-camvid-int8"
 
 MODEL_SUFFIXES = (".onnx", ".engine", ".pt")
 
@@ -17,6 +17,11 @@ _FOLDER = Path(__file__).parent / "models"
 def names() -> tuple[str, ...]:
     """Names of the bundled models."""
     return tuple(sorted(p.stem for p in _FOLDER.glob("*.onnx")))
+
+
+def default() -> str:
+    """The model that commands use where none is named: INT8 where it was measured to win, on processors with VNNI."""
+    return INT8 if features() & VNNI else FP32
 
 
 def resolve(name_or_path: str) -> Path:

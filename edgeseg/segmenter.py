@@ -179,7 +179,7 @@ def load(
         if card is None:
             raise UsageError("An engine was passed without a card", "pass card=ModelCard(...) as well")
         return Segmenter(backend, card, output=facts.output)
-    path = bundled.resolve(os.fspath(model) if model is not None else bundled.DEFAULT)
+    path = bundled.resolve(os.fspath(model) if model is not None else bundled.default())
     if path.suffix == ".pt":
         return _load_checkpoint(path, backend, facts, threads)
     if path.suffix == ".engine":

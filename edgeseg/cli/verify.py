@@ -61,7 +61,7 @@ def _check(args: argparse.Namespace) -> int:
 
     if args.json:
         check_writable(args.json)
-    golden = read_golden(args.golden) if args.golden else golden_of(bundled.resolve(args.model or bundled.DEFAULT))
+    golden = read_golden(args.golden) if args.golden else golden_of(bundled.resolve(args.model or bundled.default()))
     if args.min_agreement is not None:
         golden = dataclasses.replace(golden, min_agreement=args.min_agreement)
     with segmenter_from_args(args) as segmenter:

@@ -6,9 +6,10 @@ import platform
 
 import pytest
 
-from edgeseg import processor
+from edgeseg import bundled, processor
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError
+from edgeseg.onnx_reader import card_from_onnx
 
 OLD = "processor\t: 0\nmodel name\t: Old\nflags\t\t: fpu sse avx2 fma\n\nprocessor\t: 1\nflags\t\t: fpu\n"
 NEW = OLD.replace("avx2", "avx2 avx512f avx512_vnni")
@@ -64,3 +65,12 @@ def test_weights_of_8_bits_are_refused_there_and_nothing_else(on):
         processor.check_int8(card)
     on(NEW, "x86_64")
     processor.check_int8(int8_card())
+
+
+@pytest.mark.parametrize(("cpuinfo", "precision"), [(NEW, "int8"), (OLD, "fp32"), (ARM, "fp32"), ("", "fp32")])
+def test_the_default_model_is_int8_where_that_was_measured_to_win(on, monkeypatch, cpuinfo, precision):
+    on(cpuinfo, "x86_64")
+    monkeypatch.setattr(bundled, "features", processor.features)
+    card = card_from_onnx(bundled.resolve(bundled.default()))
+    assert card.precision == precision
+    processor.check_int8(card)
