@@ -19,9 +19,9 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in _FOLDER.glob("*.onnx")))
 
 
-def default() -> str:
+def default(*, on_gpu: bool = False) -> str:
     """The model that commands use where none is named: INT8 where it was measured to win, on processors with VNNI."""
-    return INT8 if features() & VNNI else FP32
+    return INT8 if features() & VNNI and not on_gpu else FP32
 
 
 def resolve(name_or_path: str) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg import bundled
-from edgeseg.backends import Backend, FrameBackend, FrameSegmenter, open_backend
+from edgeseg.backends import ON_GPU, Backend, FrameBackend, FrameSegmenter, open_backend
 from edgeseg.card import ModelCard
 from edgeseg.decode import classmap_from_logits, classmap_resized
 from edgeseg.errors import MissingDependencyError, ModelError, UsageError, nearest
@@ -179,7 +179,7 @@ def load(
         if card is None:
             raise UsageError("An engine was passed without a card", "pass card=ModelCard(...) as well")
         return Segmenter(backend, card, output=facts.output)
-    path = bundled.resolve(os.fspath(model) if model is not None else bundled.default())
+    path = bundled.resolve(os.fspath(model) if model is not None else bundled.default(on_gpu=backend in ON_GPU))
     if path.suffix == ".pt":
         return _load_checkpoint(path, backend, facts, threads)
     if path.suffix == ".engine":

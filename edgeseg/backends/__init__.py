@@ -89,6 +89,8 @@ ON_REQUEST: Mapping[str, str] = {
 """Engines that compute in another precision than the file says, or take minutes and a GPU to open, and are therefore
 never chosen but by name. Before the dash stands the package."""
 
+ON_GPU = ("onnxruntime-cuda", "onnxruntime-tensorrt")
+
 
 def installed_backends() -> tuple[str, ...]:
     """Names of the engines whose package is installed, the preferred one first."""
@@ -120,7 +122,7 @@ def choose_backend(name: str) -> str:
     wanted = installed[:1] if name == "auto" else [name] if name.partition("-")[0] in installed else []
     if not wanted:
         what = "No inference engine is" if name == "auto" else f"The backend '{name}' is not"
-        extra = "gpu" if name in ("onnxruntime-cuda", "onnxruntime-tensorrt") else "cpu"
+        extra = "gpu" if name in ON_GPU else "cpu"
         raise BackendError(f"{what} installed", f"pip install 'edgeseg[{extra}]'")
     return wanted[0]
 

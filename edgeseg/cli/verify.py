@@ -56,12 +56,14 @@ def main(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from edgeseg import bundled
+    from edgeseg.backends import ON_GPU
     from edgeseg.files import check_writable, write_text
     from edgeseg.golden import golden_of, read_golden, verify
 
     if args.json:
         check_writable(args.json)
-    golden = read_golden(args.golden) if args.golden else golden_of(bundled.resolve(args.model or bundled.default()))
+    model = args.model or bundled.default(on_gpu=args.backend in ON_GPU)
+    golden = read_golden(args.golden) if args.golden else golden_of(bundled.resolve(model))
     if args.min_agreement is not None:
         golden = dataclasses.replace(golden, min_agreement=args.min_agreement)
     with segmenter_from_args(args) as segmenter:

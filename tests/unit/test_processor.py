@@ -73,4 +73,5 @@ def test_the_default_model_is_int8_where_that_was_measured_to_win(on, monkeypatc
     monkeypatch.setattr(bundled, "features", processor.features)
     card = card_from_onnx(bundled.resolve(bundled.default()))
     assert card.precision == precision
+    assert bundled.default(on_gpu=True) == bundled.FP32
     processor.check_int8(card)
