@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.doctor import Host, driver_release, installed_versions, is_jetson, probe_cpu, probe_jetson, read_cuda
+from edgeseg.processor import cores
 from edgeseg.telemetry import Telemetry
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -31,7 +32,7 @@ def conditions(**more: Any) -> dict[str, Any]:
     return {
         "cpu": cpu["model"],
         "cpu_features": cpu["features"],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "cores_usable": cpu["cores"],
         "memory_mib": Telemetry(host.root).read().memory_total_mib,
         "virtual_machine": _is_virtual(host),

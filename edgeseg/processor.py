@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,11 @@ def features(cpuinfo: str = "/proc/cpuinfo") -> frozenset[str]:
     return next(
         (frozenset(value.split()) for name, _, value in lines if name.strip() in ("flags", "Features")), frozenset()
     )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def sums_overflow() -> bool:

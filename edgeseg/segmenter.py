@@ -21,6 +21,7 @@ from edgeseg.foreign import EngineInfo, ModelFacts, card_for_foreign, select_out
 from edgeseg.frame import Frame
 from edgeseg.onnx_reader import card_of, read_onnx
 from edgeseg.preprocess import Preprocessor
+from edgeseg.processor import cores
 from edgeseg.segmentation import Segmentation
 from edgeseg.tensors import check_class_map, check_inputs, check_logits, foreign_class
 from edgeseg.turns import Turns
@@ -124,7 +125,7 @@ class Segmenter:
         Together they make more frames a second than one that uses all threads for a frame, each frame later.
         Empty where there are too few threads for them, or the engine does not run an ONNX file on the CPU.
         """
-        threads = (self._threads or _cores()) // count
+        threads = (self._threads or cores()) // count
         if threads == 0 or self.path is None or self.path.suffix != ".onnx" or self.backend.device != "CPU":
             return []
         return [
@@ -195,10 +196,6 @@ def load(
         _refuse_contradiction(card, facts, path)
     opened = open_backend(path, card, backend, threads=threads)
     return Segmenter(opened, card, output=output, path=path, threads=threads)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _load_checkpoint(path: Path, backend: str, facts: ModelFacts, threads: int | None) -> Segmenter:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeseg.card import ModelCard
 from edgeseg.errors import BackendError, EdgesegError, MissingDependencyError
-from edgeseg.processor import BFLOAT16, features
+from edgeseg.processor import BFLOAT16, cores, features
 from edgeseg.tensors import TensorSpec, check_feed, check_inputs, network_input_shape
 
 
@@ -35,6 +35,8 @@ class OpenVinoBackend:
         }
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
+            # Pinned, the threads of several engines in one process would share the first cores and leave the others.
+            config["ENABLE_CPU_PINNING"] = threads >= cores()
         try:
             core = ov.Core()
             model = core.read_model(str(path))
