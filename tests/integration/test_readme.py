@@ -35,7 +35,10 @@ def make_small(words: list[str]) -> list[str]:
     if words[0] == "train":
         words += ["--imgsz", "64", "96", "--workers", "0", "--batch", "2"]
         words[words.index("--model") + 1] = "ddrnet-c16"
+    if words[0] == "bench":
+        words += ["--frames", "20", "--threads", "1"]
     if words[0] == "run":
+        words = ["--serve=127.0.0.1:0" if w == "--serve" else w for w in words]
         words = ["drive.avi" if w == "drive.mp4" else w for w in words]
         words += ["--headless", "--max-frames", "3"]
         if "--camera" in words:
@@ -64,7 +67,7 @@ def workplace(tmp_path: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_commands_of_the_readme_run_in_order(workplace: Path) -> None:
     found = commands(README.read_text(encoding="utf-8"))
-    assert {words[0] for words in found} >= {"run", "train", "eval", "export", "info"}
+    assert {words[0] for words in found} >= {"run", "train", "eval", "export", "bench"}
     for words in found:
         assert cli.main(make_small(words)) == 0, f"edgeseg {shlex.join(words)}"
     assert (workplace / "segmented.mp4").is_file()
